@@ -1,0 +1,147 @@
+// Counted receive buffers. A buffer handed down a chain is lent for the length of the call; whoever needs the
+// bytes longer calls retainBytes, which pins the slab they lie in instead of copying them.
+// A slab must never go back to the pool while anyone may still read it.
+import { assert } from './assert.ts';
+import { KiB, MiB } from './limits.ts';
+
+const owners = new WeakMap<ArrayBufferLike, Slab>();
+
+/** Below this many bytes a copy is cheaper than keeping a whole slab pinned. */
+export const RETAIN_MIN_BYTES = 2 * KiB;
+
+/** Bytes that stay valid until `release` is called, once. */
+export interface RetainedBytes {
+  readonly bytes: Buffer;
+  release(): void;
+}
+
+/** One pooled buffer with a reference count. Born with one reference, the acquirer's. */
+export class Slab {
+  readonly bytes: Buffer;
+  readonly #pool: SlabPool;
+  #references = 1;
+
+  constructor(pool: SlabPool, sizeBytes: number) {
+    this.#pool = pool;
+    this.bytes = Buffer.allocUnsafeSlow(sizeBytes);
+    owners.set(this.bytes.buffer, this);
+  }
+
+  get references(): number {
+    return this.#references;
+  }
+
+  get pool(): SlabPool {
+    return this.#pool;
+  }
+
+  /** Takes one more reference. */
+  retain(): void {
+    assert(this.#references > 0, 'retain of a slab that was already given back');
+    this.#references += 1;
+  }
+
+  /** Gives one reference back; the last one returns the slab to its pool. */
+  release(): void {
+    assert(this.#references > 0, 'release of a slab that was already given back');
+    this.#references -= 1;
+    if (this.#references === 0) this.#pool.takeBack(this);
+  }
+
+  /** For the pool only: makes a free slab live again. */
+  revive(): void {
+    assert(this.#references === 0, 'revive of a slab in use');
+    this.#references = 1;
+  }
+}
+
+export interface SlabPoolOptions {
+  /** Bytes of free slabs kept for reuse. */
+  readonly maxFreeBytes?: number;
+  /** Bytes of live slabs above which retainBytes copies instead of pinning. */
+  readonly maxPinnedBytes?: number;
+  /** Overwrite slabs as they come back, so that a use after release shows in a test. */
+  readonly poison?: boolean;
+}
+
+/** Hands out slabs in power-of-two sizes and reuses them. */
+export class SlabPool {
+  readonly #free = new Map<number, Slab[]>();
+  readonly #maxFreeBytes: number;
+  readonly #maxPinnedBytes: number;
+  readonly #poison: boolean;
+  #freeBytes = 0;
+  #liveBytes = 0;
+
+  constructor(options: SlabPoolOptions = {}) {
+    this.#maxFreeBytes = options.maxFreeBytes ?? 64 * MiB;
+    this.#maxPinnedBytes = options.maxPinnedBytes ?? 256 * MiB;
+    this.#poison = options.poison ?? process.env.REPAGENT_POISON === '1';
+  }
+
+  /** Bytes of slabs that someone holds. */
+  get liveBytes(): number {
+    return this.#liveBytes;
+  }
+
+  /** Bytes of slabs waiting for reuse. */
+  get freeBytes(): number {
+    return this.#freeBytes;
+  }
+
+  /** Whether pinning more slabs is still within the pool's budget. */
+  get mayPin(): boolean {
+    return this.#liveBytes <= this.#maxPinnedBytes;
+  }
+
+  /** A slab of at least `minBytes`; the caller owns one reference. The caller has checked `minBytes` against a limit. */
+  acquire(minBytes: number): Slab {
+    const sizeBytes = sizeClass(minBytes);
+    const free = this.#free.get(sizeBytes)?.pop();
+    this.#liveBytes += sizeBytes;
+    if (!free) return new Slab(this, sizeBytes);
+    this.#freeBytes -= sizeBytes;
+    free.revive();
+    return free;
+  }
+
+  /** For slabs only: the last reference is gone. */
+  takeBack(slab: Slab): void {
+    const sizeBytes = slab.bytes.length;
+    this.#liveBytes -= sizeBytes;
+    if (this.#poison) slab.bytes.fill(0xdd);
+    if (this.#freeBytes + sizeBytes > this.#maxFreeBytes) return;
+    this.#freeBytes += sizeBytes;
+    const list = this.#free.get(sizeBytes);
+    if (list) list.push(slab);
+    else this.#free.set(sizeBytes, [slab]);
+  }
+}
+
+/** The pool that sockets of this process receive into. */
+export const sharedPool = new SlabPool();
+
+/**
+ * Keeps `data` beyond the call it was lent for: pins its slab when it has one and is worth it, else copies.
+ * @returns the same bytes at an address that stays valid until `release`
+ */
+export function retainBytes(data: Buffer): RetainedBytes {
+  const slab = data.length >= RETAIN_MIN_BYTES ? owners.get(data.buffer) : undefined;
+  if (!slab?.pool.mayPin) return { bytes: Buffer.from(data), release: () => {} };
+  slab.retain();
+  let held = true;
+  return {
+    bytes: data,
+    release: () => {
+      assert(held, 'retained bytes were released twice');
+      held = false;
+      slab.release();
+    },
+  };
+}
+
+function sizeClass(minBytes: number): number {
+  let size = 64 * KiB;
+  while (size < minBytes) size *= 2;
+  return size;
+}

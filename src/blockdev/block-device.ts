@@ -1,0 +1,56 @@
+// What a disk is to everything above it. NBD server, filters, repagent and hub know disks only by this interface.
+import type { MaybePromise } from '../base/maybe.ts';
+
+/** What a device accepts. The guard between two links enforces it, so that devices and filters need no checks. */
+export interface DeviceLimits {
+  readonly readOnly: boolean;
+  /** Offsets and lengths must be multiples of this, bytes; a power of two. */
+  readonly minBlockBytes: number;
+  /** The size at which a request is cheapest, bytes. */
+  readonly preferredBlockBytes: number;
+  /** Largest read or write, bytes. Trim and writeZeroes have no limit but the disk's size. */
+  readonly maxRequestBytes: number;
+}
+
+/** A run of bytes with one allocation state, as NBD's base:allocation context tells it. */
+export interface Extent {
+  readonly offset: number;
+  readonly length: number;
+  /** Nothing is allocated here. */
+  readonly hole: boolean;
+  /** Reads as zeroes. A hole always does on our own devices. */
+  readonly zero: boolean;
+}
+
+/**
+ * A disk of `sizeBytes` bytes. Offsets and lengths are bytes. Every call answers a value or a promise: what the
+ * page cache can answer is done when the call returns. Failures are {@link BlockError}, thrown or rejected.
+ *
+ * Buffers are lent: a device that needs `data` or `target` after its answer calls retainBytes or copies.
+ * Devices may assume valid arguments (see guard in filter/).
+ */
+export interface BlockDevice {
+  readonly sizeBytes: number;
+  readonly limits: DeviceLimits;
+  /** Fills all of `target` from `offset`. */
+  read(offset: number, target: Buffer): MaybePromise<void>;
+  /** Writes all of `data`; with `fua` it is durable before the answer. */
+  write(offset: number, data: Buffer, fua: boolean): MaybePromise<void>;
+  /** Makes everything answered before this call durable. */
+  flush(): MaybePromise<void>;
+  /** Gives the range's space back where possible. Afterwards it always reads as zeroes, so that a replica can do the same. */
+  trim(offset: number, length: number, fua: boolean): MaybePromise<void>;
+  /** Makes the range read as zeroes; `mayTrim` allows a hole, otherwise the space stays or becomes allocated. */
+  writeZeroes(offset: number, length: number, fua: boolean, mayTrim: boolean): MaybePromise<void>;
+  /** Brings the range into cache where there is one. Advisory: failing to do so is no error. */
+  cache(offset: number, length: number): MaybePromise<void>;
+  /** The allocation of the range: contiguous extents in order, which cover exactly [offset, offset + length). */
+  extents(offset: number, length: number): MaybePromise<Extent[]>;
+  /** Waits for what is in flight, makes it durable, and lets go. Idempotent. */
+  close(): Promise<void>;
+}
+
+/** The whole range as data: the answer of a device that can't tell. */
+export function allData(offset: number, length: number): Extent[] {
+  return length === 0 ? [] : [{ offset, length, hole: false, zero: false }];
+}
