@@ -26,7 +26,8 @@ export interface Extent {
  * A disk of `sizeBytes` bytes. Offsets and lengths are bytes. Every call answers a value or a promise: what the
  * page cache can answer is done when the call returns. Failures are {@link BlockError}, thrown or rejected.
  *
- * Buffers are lent: a device that needs `data` or `target` after its answer calls retainBytes or copies.
+ * Buffers are lent until the answer: when a call returns a promise, the caller keeps `data` and `target` valid and
+ * unchanged until it settles. A device that needs the bytes after its answer calls retainBytes or copies.
  * Devices may assume valid arguments (see guard in filter/).
  */
 export interface BlockDevice {

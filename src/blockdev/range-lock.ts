@@ -27,7 +27,7 @@ export class RangeLock {
 
   /**
    * Runs `operation` after every earlier one that overlaps [offset, offset + length) has ended.
-   * Runs it synchronously when there is none. Lent buffers must be retained by the caller when `wouldWait` is true.
+   * Runs it synchronously when there is none. Lent buffers stay valid: a loan lasts until the answer.
    */
   run<T>(offset: number, length: number, operation: () => MaybePromise<T>): MaybePromise<T> {
     if (this.#held.size === 0 || !this.overlaps(offset, length)) {
