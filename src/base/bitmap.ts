@@ -145,7 +145,10 @@ export class Bitmap {
   }
 
   #check(start: number, end: number): void {
-    assert(start >= 0 && start <= end && end <= this.sizeBits, `bits [${start}, ${end}) outside 0..${this.sizeBits}`);
+    assert(
+      start >= 0 && start <= end && end <= this.sizeBits,
+      `bits [${start}, ${end}) outside 0..${this.sizeBits}`,
+    );
   }
 }
 

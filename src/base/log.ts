@@ -15,7 +15,10 @@ const MAX_PENDING_LOG_BYTES = 4 * MiB;
 export function createLogger(level: LogLevel, name: string): Logger {
   const base = { name, pid: process.pid };
   if (process.stderr.isTTY) {
-    return pino({ level, base }, pretty({ destination: 2, sync: true, colorize: true, ignore: 'pid,hostname' }));
+    return pino(
+      { level, base },
+      pretty({ destination: 2, sync: true, colorize: true, ignore: 'pid,hostname' }),
+    );
   }
   const sink = destination({ fd: 2, sync: false, maxLength: MAX_PENDING_LOG_BYTES });
   process.on('exit', () => {

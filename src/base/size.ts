@@ -22,7 +22,9 @@ export function parseSize(text: string, what = 'size'): number {
   const unit = match ? UNITS[match[2]!.toLowerCase()] : undefined;
   const bytes = match && unit !== undefined ? Number(match[1]) * unit : Number.NaN;
   if (!Number.isSafeInteger(bytes)) {
-    throw new UsageError(`${what}: ${JSON.stringify(text)} is not a size; use whole bytes or 64K, 32M, 20G, 1T`);
+    throw new UsageError(
+      `${what}: ${JSON.stringify(text)} is not a size; use whole bytes or 64K, 32M, 20G, 1T`,
+    );
   }
   return bytes;
 }
@@ -36,7 +38,8 @@ const DURATION_UNITS: Readonly<Record<string, number>> = { ms: 1, s: 1000, m: 60
  */
 export function parseDurationMs(text: string, what = 'duration'): number {
   const match = /^(\d+(?:\.\d+)?)\s*(ms|s|m|h)?$/i.exec(text.trim());
-  if (!match) throw new UsageError(`${what}: ${JSON.stringify(text)} is not a duration; use 250ms, 5s, 2m or 1h`);
+  if (!match)
+    throw new UsageError(`${what}: ${JSON.stringify(text)} is not a duration; use 250ms, 5s, 2m or 1h`);
   return Number(match[1]) * DURATION_UNITS[(match[2] ?? 's').toLowerCase()]!;
 }
 

@@ -16,5 +16,8 @@ declare module 'buffer-layout' {
   export function s32(property?: string): Layout<number>;
   export function s32be(property?: string): Layout<number>;
   export function blob(length: number, property?: string): Layout<Uint8Array>;
-  export function struct(fields: ReadonlyArray<Layout<never>>, property?: string): Layout<Record<string, unknown>>;
+  export function struct(
+    fields: ReadonlyArray<Layout<never>>,
+    property?: string,
+  ): Layout<Record<string, unknown>>;
 }
