@@ -1,0 +1,45 @@
+// Builds the answer of extents(): pieces in order, neighbours of one state merged, the range covered exactly.
+// It must never leave a gap: what a device knows nothing about is data.
+import { assert } from '../base/assert.ts';
+import type { Extent } from './block-device.ts';
+
+export class ExtentList {
+  readonly #extents: Extent[] = [];
+  readonly #end: number;
+  #at: number;
+
+  /** @param offset bytes @param length bytes: the range that the finished list covers */
+  constructor(offset: number, length: number) {
+    this.#at = offset;
+    this.#end = offset + length;
+  }
+
+  /** Where the next piece begins, bytes. */
+  get at(): number {
+    return this.#at;
+  }
+
+  /** How many extents there are so far. */
+  get count(): number {
+    return this.#extents.length;
+  }
+
+  /** Adds everything up to `end` (cut at the range's end; nothing when it lies before {@link at}) with one state. */
+  addUntil(end: number, hole: boolean, zero: boolean): void {
+    const until = Math.min(end, this.#end);
+    if (until <= this.#at) return;
+    const last = this.#extents.at(-1);
+    if (last && last.hole === hole && last.zero === zero) {
+      this.#extents[this.#extents.length - 1] = { ...last, length: until - last.offset };
+    } else {
+      this.#extents.push({ offset: this.#at, length: until - this.#at, hole, zero });
+    }
+    this.#at = until;
+  }
+
+  /** The finished list. */
+  finish(): Extent[] {
+    assert(this.#at >= this.#end, `extents stop at ${this.#at}, before the end ${this.#end}`);
+    return this.#extents;
+  }
+}

@@ -1,0 +1,170 @@
+// A sparse disk in memory, for tests, demos and scratch volumes. Every call is answered at once; nothing here
+// may return a promise but close().
+import { BlockError } from '../base/errors.ts';
+import { KiB, MAX_DISK_BYTES, MAX_REQUEST_BYTES } from '../base/limits.ts';
+import type { BlockDevice, DeviceLimits, Extent } from './block-device.ts';
+import { ExtentList } from './extent-list.ts';
+
+const PAGE_BYTES = 64 * KiB;
+
+/** Pages that one disk may hold, reserved ones included; a JavaScript map ends at 16 Mi entries. 512 GiB of data. */
+const MAX_PAGES = 8 * 1024 * 1024;
+
+/** Stands for a page that is allocated but holds only zeroes. Never written to. */
+const ZERO_PAGE = Buffer.alloc(PAGE_BYTES);
+
+export interface MemoryDeviceOptions {
+  /** Bytes; a positive whole number. */
+  readonly sizeBytes: number;
+  readonly readOnly?: boolean;
+  /** The alignment to ask of callers, bytes; a power of two. Default 1. */
+  readonly minBlockBytes?: number;
+}
+
+export class MemoryDevice implements BlockDevice {
+  readonly sizeBytes: number;
+  readonly limits: DeviceLimits;
+  readonly #pages = new Map<number, Buffer>();
+  #closed = false;
+
+  constructor(options: MemoryDeviceOptions) {
+    const { sizeBytes } = options;
+    if (!Number.isSafeInteger(sizeBytes) || sizeBytes <= 0 || sizeBytes > MAX_DISK_BYTES) {
+      throw new BlockError('EINVAL', `a memory disk of ${sizeBytes} bytes is not possible`);
+    }
+    this.sizeBytes = sizeBytes;
+    this.limits = {
+      readOnly: options.readOnly ?? false,
+      minBlockBytes: options.minBlockBytes ?? 1,
+      preferredBlockBytes: 4 * KiB,
+      maxRequestBytes: MAX_REQUEST_BYTES,
+    };
+  }
+
+  /** Bytes of memory that hold data. */
+  get allocatedBytes(): number {
+    let pages = 0;
+    for (const page of this.#pages.values()) if (page !== ZERO_PAGE) pages += 1;
+    return pages * PAGE_BYTES;
+  }
+
+  read(offset: number, target: Buffer): void {
+    this.#checkOpen();
+    for (let done = 0; done < target.length; ) {
+      const index = Math.floor((offset + done) / PAGE_BYTES);
+      const within = offset + done - index * PAGE_BYTES;
+      const length = Math.min(PAGE_BYTES - within, target.length - done);
+      const page = this.#pages.get(index);
+      if (page) page.copy(target, done, within, within + length);
+      else target.fill(0, done, done + length);
+      done += length;
+    }
+  }
+
+  write(offset: number, data: Buffer, _fua: boolean): void {
+    this.#checkOpen();
+    for (let done = 0; done < data.length; ) {
+      const index = Math.floor((offset + done) / PAGE_BYTES);
+      const within = offset + done - index * PAGE_BYTES;
+      const length = Math.min(PAGE_BYTES - within, data.length - done);
+      data.copy(this.#writablePage(index), within, done, done + length);
+      done += length;
+    }
+  }
+
+  flush(): void {
+    this.#checkOpen();
+  }
+
+  trim(offset: number, length: number, _fua: boolean): void {
+    this.#checkOpen();
+    const end = offset + length;
+    for (const index of this.#presentPages(offset, length)) {
+      const start = index * PAGE_BYTES;
+      const wholePage = offset <= start && end >= Math.min(start + PAGE_BYTES, this.sizeBytes);
+      if (wholePage) this.#pages.delete(index);
+      else this.#zeroWithin(index, offset, end);
+    }
+  }
+
+  writeZeroes(offset: number, length: number, fua: boolean, mayTrim: boolean): void {
+    if (mayTrim) {
+      this.trim(offset, length, fua);
+      return;
+    }
+    this.#checkOpen();
+    const end = offset + length;
+    const last = Math.floor((end - 1) / PAGE_BYTES);
+    const first = Math.floor(offset / PAGE_BYTES);
+    if (last - first >= MAX_PAGES) throw tooMuch();
+    for (let index = first; index <= last; index += 1) {
+      if (this.#pages.has(index)) this.#zeroWithin(index, offset, end);
+      else this.#setPage(index, ZERO_PAGE);
+    }
+  }
+
+  cache(_offset: number, _length: number): void {
+    this.#checkOpen();
+  }
+
+  extents(offset: number, length: number): Extent[] {
+    this.#checkOpen();
+    const list = new ExtentList(offset, length);
+    for (const index of this.#presentPages(offset, length)) {
+      list.addUntil(index * PAGE_BYTES, true, true);
+      list.addUntil((index + 1) * PAGE_BYTES, false, this.#pages.get(index) === ZERO_PAGE);
+    }
+    list.addUntil(offset + length, true, true);
+    return list.finish();
+  }
+
+  async close(): Promise<void> {
+    this.#closed = true;
+    this.#pages.clear();
+  }
+
+  /** Zeroes the part of one present page that lies in [offset, end). */
+  #zeroWithin(index: number, offset: number, end: number): void {
+    if (this.#pages.get(index) === ZERO_PAGE) return;
+    const start = index * PAGE_BYTES;
+    const from = Math.max(0, offset - start);
+    const to = Math.min(PAGE_BYTES, end - start);
+    if (from === 0 && to === PAGE_BYTES) this.#pages.set(index, ZERO_PAGE);
+    else this.#writablePage(index).fill(0, from, to);
+  }
+
+  #writablePage(index: number): Buffer {
+    const page = this.#pages.get(index);
+    if (page && page !== ZERO_PAGE) return page;
+    const fresh = Buffer.alloc(PAGE_BYTES);
+    this.#setPage(index, fresh);
+    return fresh;
+  }
+
+  #setPage(index: number, page: Buffer): void {
+    if (this.#pages.size >= MAX_PAGES && !this.#pages.has(index)) throw tooMuch();
+    this.#pages.set(index, page);
+  }
+
+  /** Indices of pages in the range that exist, ascending. Cheap for a huge range of an almost empty disk. */
+  #presentPages(offset: number, length: number): number[] {
+    if (length === 0) return [];
+    const first = Math.floor(offset / PAGE_BYTES);
+    const last = Math.floor((offset + length - 1) / PAGE_BYTES);
+    const found: number[] = [];
+    if (last - first < this.#pages.size) {
+      for (let index = first; index <= last; index += 1) if (this.#pages.has(index)) found.push(index);
+      return found;
+    }
+    for (const index of this.#pages.keys()) if (index >= first && index <= last) found.push(index);
+    return found.sort((a, b) => a - b);
+  }
+
+  #checkOpen(): void {
+    if (this.#closed) throw new BlockError('ESHUTDOWN', 'the memory disk is closed');
+  }
+}
+
+function tooMuch(): BlockError {
+  return new BlockError('ENOSPC', `a memory disk holds at most ${MAX_PAGES * PAGE_BYTES} bytes of data`);
+}
