@@ -1,0 +1,108 @@
+// The numbers of the agent-hub protocol, each once. Little-endian on the wire. RFC: from the 2012 proposal; OURS: this project's.
+import { MAX_FRAME_PAYLOAD_BYTES, MAX_NAME_BYTES, MAX_VOLUMES_PER_AGENT, MiB } from '../base/limits.ts';
+
+/** Port on which a hub listens for agents. */
+export const DEFAULT_HUB_PORT = 9010;
+
+/** First and last word of the fixed part of a frame (OURS). */
+export const FRAME_MAGIC1 = 0x1122;
+export const FRAME_MAGIC2 = 0x3344;
+
+/** Fixed part of a frame, and the parameters inside it, bytes (OURS). */
+export const FRAME_HEADER_BYTES = 56;
+export const FRAME_PARAMS_OFFSET = 8;
+export const FRAME_PARAMS_BYTES = 44;
+
+/** Version of the extensions that a HELLO names. */
+export const PROTOCOL_VERSION = 1;
+
+/** "HELO", little-endian: an agent that can say HELLO puts it into its report; an RFC agent leaves zero there. */
+export const HELLO_OFFER = 0x4f4c_4548;
+
+/** Commands. 2..7 are the RFC's, from 64 up OURS. */
+export const REP_CMD = {
+  PROTECTED_WRITE: 2,
+  REPORT_VM_VOLUMES: 3,
+  START_PROTECT: 4,
+  REMOTE_IO_REQ: 5,
+  REMOTE_IO_RES: 6,
+  AGENT_SHUTDOWN: 7,
+  HELLO: 64,
+  ACK: 65,
+  PROTECTED_ZERO: 66,
+  PROTECTED_FLUSH: 67,
+  CHECKPOINT: 68,
+  DIRTY: 69,
+  HASH_REQ: 70,
+  HASH_RES: 71,
+  PING: 72,
+  PONG: 73,
+  VERIFY_REQ: 74,
+  VERIFY_RES: 75,
+  VOLUME_ERROR: 76,
+} as const;
+
+/** First id that a peer without HELLO must never be sent. */
+export const FIRST_EXTENSION_CMD = 64;
+
+/** Bytes of one volume in REPORT_VM_VOLUMES: name, id, size. */
+export const VOLUME_RECORD_BYTES = MAX_NAME_BYTES + 1 + 8 + 8;
+
+/** Bytes of one extent in DIRTY and VERIFY_RES: offset and length in sectors. */
+export const EXTENT_RECORD_BYTES = 16;
+
+/** Most extents in one frame. */
+export const MAX_EXTENTS_PER_FRAME = 4096;
+
+/** Largest range of one REMOTE_IO or HASH request, bytes. */
+export const MAX_REMOTE_IO_BYTES = 4 * MiB;
+
+/** Bytes of a digest: SHA-256. */
+export const DIGEST_BYTES = 32;
+
+/** Longest text in a frame, bytes of UTF-8. */
+export const MAX_TEXT_BYTES = 4096;
+
+/** Largest payload of each command, bytes. Anything above ends the connection before memory is taken. */
+export const MAX_PAYLOAD_BYTES: Readonly<Record<number, number>> = {
+  [REP_CMD.PROTECTED_WRITE]: MAX_FRAME_PAYLOAD_BYTES,
+  [REP_CMD.REPORT_VM_VOLUMES]: MAX_VOLUMES_PER_AGENT * VOLUME_RECORD_BYTES,
+  [REP_CMD.START_PROTECT]: MAX_NAME_BYTES,
+  [REP_CMD.REMOTE_IO_REQ]: MAX_REMOTE_IO_BYTES,
+  [REP_CMD.REMOTE_IO_RES]: MAX_REMOTE_IO_BYTES,
+  [REP_CMD.AGENT_SHUTDOWN]: 0,
+  [REP_CMD.HELLO]: MAX_NAME_BYTES,
+  [REP_CMD.ACK]: 0,
+  [REP_CMD.PROTECTED_ZERO]: 0,
+  [REP_CMD.PROTECTED_FLUSH]: 0,
+  [REP_CMD.DIRTY]: MAX_EXTENTS_PER_FRAME * EXTENT_RECORD_BYTES,
+  [REP_CMD.HASH_REQ]: 0,
+  [REP_CMD.HASH_RES]: DIGEST_BYTES,
+  [REP_CMD.PING]: 0,
+  [REP_CMD.PONG]: 0,
+  [REP_CMD.VERIFY_REQ]: 0,
+  [REP_CMD.VERIFY_RES]: MAX_EXTENTS_PER_FRAME * EXTENT_RECORD_BYTES,
+  [REP_CMD.VOLUME_ERROR]: MAX_TEXT_BYTES,
+};
+
+/** What PROTECTED_ZERO stands for. */
+export const ZERO_KIND = { WRITE_ZEROES: 0, TRIM: 1 } as const;
+
+/** Flag bits of REMOTE_IO_RES (extension): the range is all zero and the payload was left out. */
+export const RES_FLAG_ALL_ZERO = 1;
+
+/** Flag bits of START_PROTECT (extension): the hub kept this volume's replica and says up to which sequence. */
+export const START_FLAG_RESUME = 1;
+
+/** Flag bits of DIRTY (extension): more DIRTY frames with the same sequence follow. */
+export const DIRTY_FLAG_MORE = 1;
+
+/** Status of HASH_RES. BUSY: the range changed while it was read; ask again. */
+export const HASH_STATUS = { OK: 0, FAILED: -1, BUSY: 1 } as const;
+
+/** Status of VERIFY_RES. */
+export const VERIFY_STATUS = { DONE: 0, FAILED: -1, PROGRESS: 1 } as const;
+
+/** Protection states as an ACK carries them, in the order of the numbers. */
+export const ACK_STATES = ['initial-sync', 'resync', 'converging', 'protected', 'failed'] as const;
+export type AckState = (typeof ACK_STATES)[number];
