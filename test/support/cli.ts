@@ -42,7 +42,7 @@ export interface CliProcess {
   readonly unixPath: string;
   /** Names in `exports=`; empty for a hub. */
   readonly exports: readonly string[];
-  /** For `--control` of status, wait and verify. */
+  /** For `--control` of status, wait and verify; right unless `args` say `--control`. */
   readonly control: string;
   readonly exited: Promise<ExitInfo>;
   /** SIGTERM, then waits for the end; SIGKILL and an error when that takes longer than `timeoutMs` (15 s). */
@@ -60,6 +60,9 @@ export interface CliProcess {
 
 /** Where the processes of this harness keep control sockets and state; removed when the test process exits. */
 export const scratchDir: string = mkdtempSync(join(tmpdir(), 'repagent-test-'));
+
+/** Where `status`, `wait` and `verify` find the processes of this harness. */
+export const runtimeDir: string = join(scratchDir, 'run');
 
 const living = new Set<ChildProcess>();
 
@@ -103,7 +106,7 @@ interface Launched {
 function launch(args: readonly string[], options: CliOptions): Launched {
   const env: NodeJS.ProcessEnv = {
     ...process.env,
-    XDG_RUNTIME_DIR: join(scratchDir, 'run'),
+    REPAGENT_RUNTIME_DIR: runtimeDir,
     XDG_STATE_HOME: join(scratchDir, 'state'),
     ...options.env,
   };
@@ -176,7 +179,7 @@ function toProcess(command: 'serve' | 'hub', line: string, run: Launched, option
   const tcp = urls.map((url) => new URL(url)).find((url) => url.port !== '');
   const unix = urls.find((url) => url.includes('+unix:'));
   const names = words.find((word) => word.startsWith('exports='))?.slice('exports='.length);
-  const runtimeDir = options.env?.XDG_RUNTIME_DIR ?? join(scratchDir, 'run');
+  const dir = options.env?.REPAGENT_RUNTIME_DIR ?? runtimeDir;
 
   async function kill(): Promise<ExitInfo> {
     run.child.kill('SIGKILL');
@@ -197,8 +200,8 @@ function toProcess(command: 'serve' | 'hub', line: string, run: Launched, option
     host: tcp?.hostname.replace(/^\[|\]$/g, '') ?? '',
     port: tcp ? Number(tcp.port) : 0,
     unixPath: unix ? (new URL(unix).searchParams.get('socket') ?? '') : '',
-    exports: names ? names.split(',') : [],
-    control: `unix:${join(runtimeDir, 'repagent', `${command}-${pid}.sock`)}`,
+    exports: names ? names.split(',').map(decodeURIComponent) : [],
+    control: `unix:${join(dir, `${command}-${pid}.sock`)}`,
     exited: run.exited,
     stop,
     kill,

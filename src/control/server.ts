@@ -1,0 +1,226 @@
+// The control API of a running process: status, filter statistics and online verification, as HTTP and JSON on a unix
+// socket or on loopback. It only reads; it must never be reachable from another machine, nor from a web page.
+import { unlinkSync } from 'node:fs';
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { errorCode, errorMessage, OperationError, UsageError } from '../base/errors.ts';
+import { within } from '../base/lifecycle.ts';
+import { KiB } from '../base/limits.ts';
+import type { Logger } from '../base/log.ts';
+import { type ControlAddress, formatControlAddress, isLoopbackHost, MAX_UNIX_PATH_BYTES } from './address.ts';
+import { createRouter, type Route, type RouteRequest, sendJson, toErrorBody } from './router.ts';
+import { probeSocket } from './runtime-dir.ts';
+import type { ProcessStatus, VerifyProgress, VerifyResult } from './status.ts';
+
+/** What the process behind the API can be asked. Errors meant for the user are OperationError or UsageError. */
+export interface ControlHandlers {
+  status(): ProcessStatus;
+  /** Published statistics of filters, by export and filter. */
+  stats(): unknown;
+  verify(volume: string, onProgress: (progress: VerifyProgress) => void): Promise<VerifyResult>;
+}
+
+export interface ControlServerOptions {
+  readonly address: ControlAddress;
+  readonly handlers: ControlHandlers;
+  readonly logger: Logger;
+}
+
+export interface ControlServer {
+  /** With the port that was taken when 0 was asked for. */
+  readonly address: ControlAddress;
+  /** Ends running requests and removes the socket's file. Idempotent. */
+  close(): Promise<void>;
+}
+
+const MAX_CONNECTIONS = 64;
+const MAX_HEADER_BYTES = 8 * KiB;
+const HEADERS_TIMEOUT_MS = 5000;
+const IDLE_TIMEOUT_MS = 10_000;
+/** Progress lines of one verification are at least this far apart. */
+const PROGRESS_INTERVAL_MS = 100;
+const CLOSE_GRACE_MS = 500;
+
+/**
+ * Starts the API.
+ * @throws UsageError when the address is not loopback; OperationError when it can't be listened on
+ */
+export async function startControlServer(options: ControlServerOptions): Promise<ControlServer> {
+  const { address, handlers, logger } = options;
+  checkAddress(address);
+  const server = createServer({
+    maxHeaderSize: MAX_HEADER_BYTES,
+    headersTimeout: HEADERS_TIMEOUT_MS,
+    requestTimeout: IDLE_TIMEOUT_MS,
+    keepAliveTimeout: IDLE_TIMEOUT_MS,
+    connectionsCheckingInterval: 1000,
+  });
+  server.maxConnections = MAX_CONNECTIONS;
+  const trusted = address.kind === 'unix' ? () => true : (request: IncomingMessage) => isLocal(request);
+  server.on('request', createRouter({ routes: routesOf(handlers), trusted, logger }));
+  server.on('clientError', (_error, socket) => {
+    if (socket.writable) socket.end('HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n');
+    else socket.destroy();
+  });
+  if (address.kind === 'unix') await removeStale(address.path);
+  await listen(server, address);
+  server.on('error', (error) => logger.error({ err: error }, 'the control API failed'));
+  const actual = actualAddress(server, address);
+  let closing: Promise<void> | undefined;
+  return {
+    address: actual,
+    close: () => {
+      closing ??= closeServer(server);
+      return closing;
+    },
+  };
+}
+
+function routesOf(handlers: ControlHandlers): Route[] {
+  const verifying = new Set<string>();
+  return [
+    {
+      method: 'GET',
+      path: '/status',
+      handle: (_request, response) => sendJson(response, 200, handlers.status()),
+    },
+    {
+      method: 'GET',
+      path: '/stats',
+      handle: (_request, response) => sendJson(response, 200, handlers.stats() ?? {}),
+    },
+    {
+      method: 'POST',
+      path: '/verify',
+      handle: (request, response) => verifyOne(request, response, handlers, verifying),
+    },
+  ];
+}
+
+/** Streams one JSON value a line: `{progress}` while it runs, then `{result}` or `{error, hint}`. */
+async function verifyOne(
+  request: RouteRequest,
+  response: ServerResponse,
+  handlers: ControlHandlers,
+  verifying: Set<string>,
+): Promise<void> {
+  const volume = request.query.get('volume');
+  if (!volume) throw new UsageError('name the volume: /verify?volume=NAME');
+  if (!handlers.status().volumes.some((one) => one.name === volume)) {
+    throw new UsageError(`there is no volume ${JSON.stringify(volume)}`);
+  }
+  if (verifying.has(volume)) {
+    throw new OperationError(`volume ${JSON.stringify(volume)} is being verified already`, {
+      hint: 'wait for the running verification to end',
+    });
+  }
+  verifying.add(volume);
+  try {
+    response.writeHead(200, { 'content-type': 'application/x-ndjson' });
+    response.flushHeaders();
+    let lastSent = Number.NEGATIVE_INFINITY;
+    const onProgress = (progress: VerifyProgress): void => {
+      const now = performance.now();
+      // A reader that doesn't keep up misses progress; it never makes the process buffer it.
+      if (request.signal.aborted || response.writableNeedDrain || now - lastSent < PROGRESS_INTERVAL_MS)
+        return;
+      lastSent = now;
+      response.write(`${JSON.stringify({ progress })}\n`);
+    };
+    const last = await handlers.verify(volume, onProgress).then(
+      (result) => ({ result }),
+      (error: unknown) => toErrorBody(error),
+    );
+    response.end(`${JSON.stringify(last)}\n`);
+  } finally {
+    verifying.delete(volume);
+  }
+}
+
+/** A web page may name this API by a host name of its own (DNS rebinding), or post to it from another origin. */
+function isLocal(request: IncomingMessage): boolean {
+  const host = hostName(`http://${request.headers.host ?? ''}`);
+  if (host === undefined || !isLoopbackHost(host)) return false;
+  const origin = request.headers.origin;
+  return origin === undefined || origin === `http://${request.headers.host}`;
+}
+
+function hostName(url: string): string | undefined {
+  try {
+    return new URL(url).hostname.replace(/^\[|\]$/g, '');
+  } catch {
+    return undefined;
+  }
+}
+
+function checkAddress(address: ControlAddress): void {
+  if (address.kind === 'tcp') {
+    if (isLoopbackHost(address.host)) return;
+    throw new UsageError(
+      `--control: ${formatControlAddress(address)} is not loopback; use unix:PATH or 127.0.0.1:PORT`,
+    );
+  }
+  const length = Buffer.byteLength(address.path);
+  if (length > MAX_UNIX_PATH_BYTES) {
+    throw new UsageError(
+      `--control: a socket path has at most ${MAX_UNIX_PATH_BYTES} bytes, this one has ${length}: ${address.path}`,
+    );
+  }
+}
+
+/** Removes the socket of a process that was killed, and only that. */
+async function removeStale(path: string): Promise<void> {
+  if ((await probeSocket(path)) !== 'stale') return;
+  try {
+    unlinkSync(path);
+  } catch (error) {
+    if (errorCode(error) !== 'ENOENT') throw inUse({ kind: 'unix', path }, error);
+  }
+}
+
+function listen(server: Server, address: ControlAddress): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const failed = (error: unknown): void => reject(inUse(address, error));
+    server.once('error', failed);
+    const done = (): void => {
+      server.off('error', failed);
+      resolve();
+    };
+    if (address.kind === 'tcp') {
+      server.listen({ host: address.host, port: address.port }, done);
+      return;
+    }
+    // bind() happens inside listen(): the file is never there with wider permissions.
+    const before = process.umask(0o177);
+    try {
+      server.listen(address.path, done);
+    } finally {
+      process.umask(before);
+    }
+  });
+}
+
+function inUse(address: ControlAddress, error: unknown): OperationError {
+  const where = formatControlAddress(address);
+  const why =
+    errorCode(error) === 'EADDRINUSE' ? 'address in use' : `can't listen there: ${errorMessage(error)}`;
+  return new OperationError(`control API ${where}: ${why}`, {
+    hint: 'choose another with --control',
+    cause: error,
+  });
+}
+
+function actualAddress(server: Server, asked: ControlAddress): ControlAddress {
+  if (asked.kind === 'unix') return asked;
+  return { ...asked, port: (server.address() as AddressInfo).port };
+}
+
+async function closeServer(server: Server): Promise<void> {
+  const closed = new Promise<void>((resolve) => {
+    server.close(() => resolve());
+  });
+  server.closeIdleConnections();
+  await within(closed, CLOSE_GRACE_MS);
+  server.closeAllConnections();
+  await closed;
+}
