@@ -19,6 +19,7 @@ export class SocketLink {
   readonly #received: ReceiveBuffer;
   #paused = false;
   #consuming = false;
+  #goOn = false;
   #closed = false;
   #reason: Error | undefined;
 
@@ -88,8 +89,11 @@ export class SocketLink {
   resume(): void {
     if (!this.#paused || this.#closed) return;
     this.#paused = false;
-    // Called from inside the consumer: its own loop goes on.
-    if (this.#consuming) return;
+    if (this.#consuming) {
+      // Called from inside the consumer, which has stopped already: it is started again when it returns.
+      this.#goOn = true;
+      return;
+    }
     this.#consume(() => this.#received.drain());
     if (!this.#paused) this.#socket.resume();
   }
@@ -115,6 +119,12 @@ export class SocketLink {
     this.#consuming = true;
     try {
       step();
+      while (this.#goOn && !this.#paused && !this.#closed) {
+        this.#goOn = false;
+        this.#socket.resume();
+        this.#received.drain();
+      }
+      this.#goOn = false;
     } catch (error) {
       this.destroy(error instanceof Error ? error : new Error(String(error)));
     } finally {
