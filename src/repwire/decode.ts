@@ -40,7 +40,9 @@ export function decodeMessage(id: number, head: Buffer, at: number, payload: Buf
       return decodeReport(head, at, payload);
     case REP_CMD.START_PROTECT: {
       const p = layouts.startProtect.decode(head, at + AT);
-      const name = text(payload, p.name_length, 'START_PROTECT name');
+      expectLength('START_PROTECT name', payload, p.name_length);
+      // A C peer may count the NUL at the end of its string.
+      const name = utf8(untilTrailingNuls(payload), 'START_PROTECT name');
       const resumeSequence = hasFlag(p.flags, START_FLAG_RESUME) ? p.resume_sequence : null;
       return { kind: 'startProtect', volumeId: p.volume_id, name, resumeSequence };
     }
@@ -242,7 +244,7 @@ function decodeReport(head: Buffer, at: number, payload: Buffer): RepMessage {
       throw new WireError(`REPORT_VM_VOLUMES: volume ${i} has ${sizeBytes} bytes; at most ${MAX_DISK_BYTES}`);
     }
     volumes.push({
-      name: text(field.subarray(0, nul), nul, `name of volume ${i}`),
+      name: utf8(field.subarray(0, nul), `name of volume ${i}`),
       volumeId: payload.readBigUInt64LE(from + NAME_FIELD_BYTES),
       sizeBytes,
     });
@@ -289,6 +291,10 @@ function expectLength(what: string, payload: Buffer, length: number): void {
 
 function text(payload: Buffer, length: number, what: string): string {
   expectLength(what, payload, length);
+  return utf8(payload, what);
+}
+
+function utf8(payload: Buffer, what: string): string {
   let value: string;
   try {
     value = strictUtf8.decode(payload);
@@ -297,6 +303,12 @@ function text(payload: Buffer, length: number, what: string): string {
   }
   if (value.includes('\0')) throw new WireError(`${what} contains a NUL`);
   return value;
+}
+
+function untilTrailingNuls(payload: Buffer): Buffer {
+  let end = payload.length;
+  while (end > 0 && payload[end - 1] === 0) end -= 1;
+  return payload.subarray(0, end);
 }
 
 function hasFlag(flags: number, flag: number): boolean {
