@@ -3,12 +3,11 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { delimiter } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { waitUntil } from './wait-until.ts';
 
 const INSTALLER = fileURLToPath(new URL('install-debian-peers.sh', import.meta.url));
 
 /** The system's own folders come first: an interpreter that a user put into the PATH lacks Debian's modules. */
-const PATH = ['/usr/sbin', '/usr/bin', '/sbin', '/bin', process.env['PATH'] ?? ''].join(delimiter);
+const PATH = ['/usr/sbin', '/usr/bin', '/sbin', '/bin', process.env.PATH ?? ''].join(delimiter);
 
 /** The last output shown in an error, characters. */
 const SHOWN_OUTPUT = 8000;
@@ -135,20 +134,6 @@ export async function runPeerOk(
     throw new Error(describe(program, args, result, `ended with ${result.code ?? result.signal}`));
   }
   return result.stdout;
-}
-
-/** An nbdkit on a unix socket: the NBD server that stands upstream of ours. Resolves once it accepts. */
-export async function startNbdkit(socket: string, args: readonly string[]): Promise<Peer> {
-  const nbdkit = startPeer('nbdkit', ['--foreground', '--unix', socket, ...args]);
-  await waitUntil(
-    async () => {
-      const early = await Promise.race([nbdkit.exited, undefined]);
-      if (early) throw new Error(describe('nbdkit', args, early, 'ended at once'));
-      return (await runPeer('nbdinfo', ['--size', `nbd+unix:///?socket=${socket}`])).code === 0;
-    },
-    { what: 'nbdkit to accept connections', intervalMs: 20 },
-  );
-  return nbdkit;
 }
 
 function describe(program: string, args: readonly string[], result: PeerResult, what: string): string {

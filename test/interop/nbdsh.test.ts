@@ -1,0 +1,88 @@
+// nbdsh (libnbd): a script over every command and every error, one test a function of nbdsh-checks.py.
+import { readFileSync } from 'node:fs';
+import { afterAll, beforeAll, expect, it } from 'vitest';
+import { MiB } from '../../src/base/limits.ts';
+import { runPeerOk } from '../support/peers.ts';
+import { makeImage, type Rig, startRig } from './rig.ts';
+
+const SCRIPT = readFileSync(new URL('nbdsh-checks.py', import.meta.url), 'utf8');
+const SIZE = 64 * MiB;
+
+const CHECKS = [
+  'handshake',
+  'options',
+  'read_write',
+  'neighbours',
+  'fua_and_flush',
+  'trim_zero_cache',
+  'many_in_flight',
+  'connections_see_each_other',
+  'out_of_range',
+  'too_long',
+  'unknown_flags',
+  'zero_length',
+  'hang_up',
+];
+
+function check(name: string, uri: string, readOnlyUri = uri): Promise<string> {
+  return runPeerOk('nbdsh', ['-n', '-c', '-'], {
+    input: SCRIPT,
+    env: { CHECK: name, URI: uri, READ_ONLY_URI: readOnlyUri, SIZE: String(SIZE) },
+  });
+}
+
+let rig: Rig;
+let readOnly: Rig;
+let sectors: Rig;
+
+beforeAll(async () => {
+  const volumes = [
+    { name: 'a', sizeBytes: SIZE },
+    { name: 'b', sizeBytes: 16 * MiB },
+  ];
+  rig = await startRig({ volumes });
+  readOnly = await startRig({ volumes, serveArgs: ['--read-only'] });
+  sectors = await startRig({ volumes, filters: ['stats'] });
+});
+
+afterAll(async () => {
+  for (const one of [rig, readOnly, sectors]) await one?.[Symbol.asyncDispose]();
+});
+
+it.each(CHECKS)('%s', async (name) => {
+  expect(await check(name, rig.uri('a'), readOnly.uri('a'))).toBe(`ok ${name}\n`);
+  await rig.settle();
+});
+
+it('read_only', async () => {
+  expect(await check('read_only', rig.uri('a'), readOnly.uri('a'))).toBe('ok read_only\n');
+  await readOnly.finish();
+});
+
+it('unaligned', async () => {
+  expect(await check('unaligned', sectors.uri('a'))).toBe('ok unaligned\n');
+  await sectors.finish();
+});
+
+it('leaves an equal replica when both sides have stopped', async () => {
+  await rig.finish();
+});
+
+it('catches a wrong answer', async () => {
+  await using small = await startRig({ volumes: [{ name: 'a', sizeBytes: SIZE / 2 }] });
+  await expect(check('handshake', small.uri('a'))).rejects.toThrow(/AssertionError/);
+});
+
+it('holds its own against a disk that is not empty', async () => {
+  makeImage(`${readOnly.folder}/content.img`, SIZE, [[0, 64]]);
+  const volume = { name: 'a', sizeBytes: SIZE, source: `${readOnly.folder}/content.img` };
+  await using full = await startRig({
+    volumes: [
+      { ...volume, image: volume.source },
+      { name: 'b', sizeBytes: MiB },
+    ],
+  });
+  await check('neighbours', full.uri('a'));
+  await check('trim_zero_cache', full.uri('a'));
+  await full.finish();
+});

@@ -1,0 +1,100 @@
+// Another NBD server as the disk: nbdkit holds the bytes, our server stands in front of it and mirrors.
+import { statSync } from 'node:fs';
+import { createServer } from 'node:net';
+import { join } from 'node:path';
+import { expect, it } from 'vitest';
+import { MiB } from '../../src/base/limits.ts';
+import { type Peer, runPeerOk, startPeer } from '../support/peers.ts';
+import { waitUntil } from '../support/wait-until.ts';
+import { makeFolder, makeImage, startRig } from './rig.ts';
+
+const SIZE = 48 * MiB;
+
+/** A port that was free a moment ago; nbdkit cannot choose one itself and tell. */
+async function freePort(): Promise<number> {
+  const server = createServer();
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  const address = server.address();
+  await new Promise((resolve) => server.close(resolve));
+  if (address === null || typeof address === 'string') throw new Error('no port');
+  return address.port;
+}
+
+async function startNbdkit(port: number, args: readonly string[]): Promise<Peer> {
+  const nbdkit = startPeer('nbdkit', [
+    '--foreground',
+    '--ipaddr',
+    '127.0.0.1',
+    '--port',
+    String(port),
+    ...args,
+  ]);
+  let ended = false;
+  const end = (): void => {
+    ended = true;
+  };
+  nbdkit.exited.then(end, end);
+  await waitUntil(
+    async () => {
+      if (ended) throw new Error(`nbdkit ended: ${nbdkit.stderr()}`);
+      return runPeerOk('nbdinfo', ['--size', `nbd://127.0.0.1:${port}`]).then(
+        () => true,
+        () => false,
+      );
+    },
+    { what: 'nbdkit to accept connections', intervalMs: 20 },
+  );
+  return nbdkit;
+}
+
+it('serves and replicates what nbdkit holds', async () => {
+  using scratch = makeFolder();
+  const image = join(scratch.path, 'upstream.img');
+  const source = join(scratch.path, 'source');
+  makeImage(image, SIZE, [[0, 10]]);
+  makeImage(source, SIZE, [[5, 40]]);
+  const port = await freePort();
+  await using _nbdkit = await startNbdkit(port, ['file', image]);
+  const volume = { name: 'a', sizeBytes: SIZE, source: `nbd://127.0.0.1:${port}`, image };
+  await using rig = await startRig({ volumes: [volume] });
+
+  await runPeerOk('qemu-img', ['compare', '-f', 'raw', '-F', 'raw', image, rig.uri('a')]);
+  await rig.settle();
+  await runPeerOk('nbdcopy', ['--connections=4', '--flush', source, rig.uri('a')]);
+  await runPeerOk('qemu-img', ['compare', '-f', 'raw', '-F', 'raw', source, rig.uri('a')]);
+  await rig.finish();
+  await runPeerOk('cmp', [source, image]);
+});
+
+it('is not disturbed when nbdkit is restarted under a copy', async () => {
+  using scratch = makeFolder();
+  const image = join(scratch.path, 'upstream.img');
+  const source = join(scratch.path, 'source');
+  makeImage(image, SIZE, []);
+  makeImage(source, SIZE, [[0, 48]]);
+  const port = await freePort();
+  const slow = ['--filter=rate', 'file', image, 'rate=400M'];
+  await using first = await startNbdkit(port, slow);
+  const volume = { name: 'a', sizeBytes: SIZE, source: `nbd://127.0.0.1:${port}`, image };
+  await using rig = await startRig({ volumes: [volume] });
+
+  const copying = runPeerOk('nbdcopy', ['--flush', '--request-size=65536', source, rig.uri('a')]);
+  await waitUntil(() => statSync(image).blocks * 512 > 4 * MiB, { what: 'the copy to get going' });
+  await first.kill();
+  await using _second = await startNbdkit(port, slow);
+  await expect(copying).resolves.toBeDefined();
+  await rig.finish();
+  await runPeerOk('cmp', [source, image]);
+});
+
+it('stacks: our server upstream of our server', async () => {
+  await using below = await startRig({ volumes: [{ name: 'a', sizeBytes: SIZE }] });
+  const volume = { name: 'a', sizeBytes: SIZE, source: below.uri('a'), image: below.image('a') };
+  await using above = await startRig({ volumes: [volume] });
+  const source = join(above.folder, 'source');
+  makeImage(source, SIZE, [[3, 33]]);
+  await runPeerOk('nbdcopy', ['--connections=4', '--flush', source, above.uri('a')]);
+  await above.finish();
+  await below.finish();
+  await runPeerOk('cmp', [below.replica('a'), above.replica('a')]);
+});
