@@ -8,8 +8,11 @@ export function isPromise<T>(value: MaybePromise<T>): value is Promise<T> {
   return value instanceof Promise;
 }
 
-/** Calls `next` with the value, now if it is there, else when it arrives. */
-export function then<T, U>(value: MaybePromise<T>, next: (value: T) => MaybePromise<U>): MaybePromise<U> {
+/**
+ * Calls `next` with the value, now if it is there, else when it arrives. Not called `then`: a module that exports
+ * that is taken for a promise by whoever imports it dynamically.
+ */
+export function andThen<T, U>(value: MaybePromise<T>, next: (value: T) => MaybePromise<U>): MaybePromise<U> {
   return value instanceof Promise ? value.then(next) : next(value);
 }
 

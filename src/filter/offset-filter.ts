@@ -2,7 +2,7 @@
 // keeps calls inside the window.
 import { UsageError } from '../base/errors.ts';
 import { MAX_DISK_BYTES, SECTOR_BYTES } from '../base/limits.ts';
-import { type MaybePromise, then } from '../base/maybe.ts';
+import { andThen, type MaybePromise } from '../base/maybe.ts';
 import type { BlockDevice, Extent } from '../blockdev/block-device.ts';
 import { defineFilter } from './define-filter.ts';
 import { PassThrough } from './pass-through.ts';
@@ -89,7 +89,7 @@ class OffsetFilter extends PassThrough {
   }
 
   override extents(offset: number, length: number): MaybePromise<Extent[]> {
-    return then(this.below.extents(offset + this.#start, length), (list) =>
+    return andThen(this.below.extents(offset + this.#start, length), (list) =>
       list.map((extent) => ({ ...extent, offset: extent.offset - this.#start })),
     );
   }
