@@ -1,0 +1,172 @@
+// System calls that Node doesn't offer, through koffi. The only file that knows koffi: an optional dependency,
+// looked for once. Where it is missing, or off 64-bit Linux, there is no NativeFs, and every caller must do without.
+import { createRequire } from 'node:module';
+import { getSystemErrorName } from 'node:util';
+import type { KoffiFunc, LibraryHandle } from 'koffi';
+
+/** How fallocate makes a range zero: `punch` gives the space back, `zero` keeps or takes it. */
+export type ZeroMode = 'punch' | 'zero';
+
+/** What flock takes. */
+export type LockMode = 'shared' | 'exclusive';
+
+/** The calls. Those that can fail in a way that the caller decides on answer the errno's name, or undefined. */
+export interface NativeFs {
+  /** Reads into `target` from `position`, in place. @returns bytes, maybe fewer @throws Error with `code` */
+  readSync(fd: number, target: Buffer, position: number): number;
+  /** Writes `data` at `position`, in place. @returns bytes, maybe fewer @throws Error with `code` */
+  writeSync(fd: number, data: Buffer, position: number): number;
+  fallocateSync(fd: number, mode: ZeroMode, offset: number, length: number): string | undefined;
+  /** The same on the thread pool. */
+  fallocate(fd: number, mode: ZeroMode, offset: number, length: number): Promise<string | undefined>;
+  /** Where data, or a hole, next begins at or after `offset`; undefined when it can't tell, -1 for no more data. */
+  seek(fd: number, offset: number, what: 'data' | 'hole'): Promise<number | undefined>;
+  /** Takes an advisory lock that ends with the descriptor; 'EAGAIN' when someone else has it. */
+  flock(fd: number, mode: LockMode): string | undefined;
+  /** Asks for readahead of the range. */
+  willNeed(fd: number, offset: number, length: number): Promise<void>;
+}
+
+const FALLOC_FL_KEEP_SIZE = 1;
+const FALLOC_FL_PUNCH_HOLE = 2;
+const FALLOC_FL_ZERO_RANGE = 16;
+const FALLOCATE_MODES: Readonly<Record<ZeroMode, number>> = {
+  punch: FALLOC_FL_PUNCH_HOLE + FALLOC_FL_KEEP_SIZE,
+  zero: FALLOC_FL_ZERO_RANGE + FALLOC_FL_KEEP_SIZE,
+};
+const SEEK_DATA = 3;
+const SEEK_HOLE = 4;
+const LOCK_SH = 1;
+const LOCK_EX = 2;
+const LOCK_NB = 4;
+const POSIX_FADV_WILLNEED = 3;
+
+/** Calls on the thread pool at a time: koffi allows a few dozen, the pool has four threads. The others wait here. */
+const MAX_POOL_CALLS = 16;
+
+let cached: NativeFs | undefined;
+let looked = false;
+
+/** The system calls, when koffi is installed and this is a 64-bit Linux. */
+export function loadNativeFs(): NativeFs | undefined {
+  if (!looked) {
+    looked = true;
+    cached = open();
+  }
+  return cached;
+}
+
+function open(): NativeFs | undefined {
+  if (process.platform !== 'linux') return undefined;
+  try {
+    const koffi = createRequire(import.meta.url)('koffi') as typeof import('koffi');
+    // Only where off_t is 64 bits in the calls' plain names.
+    if (koffi.sizeof('long') !== 8) return undefined;
+    return bind(koffi.load(null), () => koffi.errno());
+  } catch {
+    return undefined;
+  }
+}
+
+type Transfer = KoffiFunc<(fd: number, bytes: Buffer, length: number, position: number) => number | bigint>;
+type Fallocate = KoffiFunc<(fd: number, mode: number, offset: number, length: number) => number>;
+type Lseek = KoffiFunc<(fd: number, offset: number, whence: number) => number | bigint>;
+type Flock = KoffiFunc<(fd: number, operation: number) => number>;
+type Fadvise = KoffiFunc<(fd: number, offset: number, length: number, advice: number) => number>;
+
+function bind(libc: LibraryHandle, errno: () => number): NativeFs {
+  const pread = libc.func('int64_t pread(int fd, void *bytes, size_t length, int64_t offset)') as Transfer;
+  const pwrite = libc.func(
+    'int64_t pwrite(int fd, const void *bytes, size_t length, int64_t offset)',
+  ) as Transfer;
+  const fallocate = libc.func('int fallocate(int fd, int mode, int64_t offset, int64_t length)') as Fallocate;
+  const lseek = libc.func('int64_t lseek(int fd, int64_t offset, int whence)') as Lseek;
+  const flock = libc.func('int flock(int fd, int operation)') as Flock;
+  const fadvise = libc.func(
+    'int posix_fadvise(int fd, int64_t offset, int64_t length, int advice)',
+  ) as Fadvise;
+  const gate = new PoolGate(MAX_POOL_CALLS);
+  const code = (result: number | bigint): string | undefined =>
+    Number(result) === -1 ? errnoName(errno()) : undefined;
+  const transferred = (result: number | bigint, call: string): number => {
+    const moved = Number(result);
+    if (moved < 0) throw systemError(call, errnoName(errno()));
+    return moved;
+  };
+
+  return {
+    readSync: (fd, target, position) => transferred(pread(fd, target, target.length, position), 'pread'),
+    writeSync: (fd, data, position) => transferred(pwrite(fd, data, data.length, position), 'pwrite'),
+    fallocateSync: (fd, mode, offset, length) => code(fallocate(fd, FALLOCATE_MODES[mode], offset, length)),
+    fallocate: (fd, mode, offset, length) =>
+      gate.run((done) => {
+        fallocate.async(fd, FALLOCATE_MODES[mode], offset, length, (error, result) =>
+          done(error ? errorName(error) : code(result)),
+        );
+      }),
+    seek: (fd, offset, what) =>
+      gate.run((done) => {
+        lseek.async(fd, offset, what === 'data' ? SEEK_DATA : SEEK_HOLE, (error, result) => {
+          const failure = error ? errorName(error) : code(result);
+          if (failure === undefined) done(Number(result));
+          else done(failure === 'ENXIO' ? -1 : undefined);
+        });
+      }),
+    flock: (fd, mode) => code(flock(fd, (mode === 'shared' ? LOCK_SH : LOCK_EX) + LOCK_NB)),
+    willNeed: (fd, offset, length) =>
+      gate.run((done) => {
+        fadvise.async(fd, offset, length, POSIX_FADV_WILLNEED, () => done(undefined));
+      }),
+  };
+}
+
+/** Lets a limited number of calls run on the thread pool; the others wait in order. */
+class PoolGate {
+  readonly #waiting: Array<() => void> = [];
+  #free: number;
+
+  constructor(atOnce: number) {
+    this.#free = atOnce;
+  }
+
+  run<T>(start: (done: (value: T) => void) => void): Promise<T> {
+    return new Promise((resolve, reject) => {
+      const begin = (): void => {
+        try {
+          start((value) => {
+            this.#leave();
+            resolve(value);
+          });
+        } catch (error) {
+          this.#leave();
+          reject(error);
+        }
+      };
+      if (this.#free === 0) {
+        this.#waiting.push(begin);
+        return;
+      }
+      this.#free -= 1;
+      begin();
+    });
+  }
+
+  #leave(): void {
+    const next = this.#waiting.shift();
+    if (next) next();
+    else this.#free += 1;
+  }
+}
+
+function errnoName(errno: number): string {
+  return errno > 0 ? getSystemErrorName(-errno) : 'EIO';
+}
+
+/** koffi itself couldn't make the call: nothing that the file is to blame for. */
+function errorName(_error: unknown): string {
+  return 'ENOSYS';
+}
+
+function systemError(call: string, code: string): Error {
+  return Object.assign(new Error(`${call}: ${code}`), { code, syscall: call });
+}
