@@ -1,0 +1,292 @@
+// One client's connection: moves bytes between the socket engine, the handshake and the requests, in passes over what
+// has arrived, and stops reading while too much is unanswered. It takes nothing else down with it, whenever it ends.
+import { sharedPool } from '../base/buffer-pool.ts';
+import { errorMessage } from '../base/errors.ts';
+import type { Logger } from '../base/log.ts';
+import type { ExportDirectory } from '../nbdwire/server-exports.ts';
+import { ServerHandshake } from '../nbdwire/server-handshake.ts';
+import { type ConnectionState, nextState } from './connection-states.ts';
+import type { ServedExport } from './exports.ts';
+import {
+  LINGER_MS,
+  MAX_IN_FLIGHT_BYTES,
+  MAX_IN_FLIGHT_REQUESTS,
+  MAX_REQUESTS_PER_PASS,
+  MAX_UNSENT_BYTES,
+} from './limits.ts';
+import { ReceiveBuffer } from './receive-buffer.ts';
+import { ReplyQueue } from './reply-queue.ts';
+import { RequestReader } from './request-reader.ts';
+import type { SocketEngine, SocketHandler } from './socket-engine.ts';
+import { Transmission, type TransmissionEvents } from './transmission.ts';
+
+export interface ConnectionOptions {
+  readonly exports: ExportDirectory<ServedExport>;
+  readonly logger: Logger;
+  readonly handshakeTimeoutMs: number;
+  /** Takes over the accepted socket. */
+  readonly openEngine: (handler: SocketHandler) => SocketEngine;
+  /** A request in flight was answered, or the connection died: what waits for that may look again. */
+  readonly onChange: (connection: Connection) => void;
+}
+
+export class Connection implements SocketHandler, TransmissionEvents {
+  readonly #logger: Logger;
+  readonly #onChange: (connection: Connection) => void;
+  readonly #handshake: ServerHandshake<ServedExport>;
+  readonly #received = new ReceiveBuffer(sharedPool);
+  readonly #replies: ReplyQueue;
+  readonly #engine: SocketEngine;
+  #reader: RequestReader | undefined;
+  #transmission: Transmission | undefined;
+  #state: ConnectionState = 'handshake';
+  /** The device served, for logs. */
+  #exportName: string | undefined;
+  /** Receiving is stopped until what is unanswered becomes less. */
+  #blocked = false;
+  #passing = false;
+  #flushDue = false;
+  #ended = false;
+  #failures = 0;
+  #deadline: NodeJS.Timeout | undefined;
+  #lingerMs = LINGER_MS;
+
+  constructor(options: ConnectionOptions) {
+    this.#logger = options.logger;
+    this.#onChange = options.onChange;
+    this.#handshake = new ServerHandshake(options.exports);
+    this.#received.want(this.#handshake.wantBytes, false);
+    this.#replies = new ReplyQueue(sharedPool, (chunks) => this.#engine.send(chunks));
+    this.#engine = options.openEngine(this);
+    this.#deadline = setTimeout(() => this.#handshakeTimedOut(), options.handshakeTimeoutMs);
+    this.#sendHandshakeOutput();
+    this.#replies.flush();
+  }
+
+  get state(): ConnectionState {
+    return this.#state;
+  }
+
+  get peer(): string {
+    return this.#engine.peer;
+  }
+
+  /** Requests that the device has in hand. */
+  get inFlight(): number {
+    return this.#transmission?.inFlightRequests ?? 0;
+  }
+
+  /** The server goes down: what is in flight is finished, everything new is refused. */
+  drain(): void {
+    if (this.#state === 'dead' || this.#state === 'closing') return;
+    this.#state = nextState(this.#state, 'drain');
+    this.#handshake.refuseOptions();
+    this.#reader?.refuseAll();
+  }
+
+  /** Ends in order. @param lingerMs how long a client may take nothing before it is cut off */
+  finish(lingerMs: number): void {
+    if (this.#state === 'dead') return;
+    this.#lingerMs = lingerMs;
+    // Again, with the new patience, when it was closing already.
+    if (this.#ended) this.#startLinger();
+    this.#finish();
+  }
+
+  /** Ends at once. */
+  destroy(): void {
+    if (this.#state !== 'dead') this.#engine.destroy();
+  }
+
+  receiveBuffer(): Buffer {
+    return this.#received.region();
+  }
+
+  received(bytes: number): boolean {
+    this.#received.filled(bytes);
+    if (this.#blocked) return false;
+    this.#pass();
+    return !this.#blocked;
+  }
+
+  ended(): void {
+    if (this.#reader?.isMidRequest && this.#state === 'transmission') {
+      this.#logger.info({ peer: this.peer }, 'NBD client left in the middle of a request');
+    }
+    this.#finish();
+  }
+
+  sent(): void {
+    this.#replies.sent();
+    if (this.#ended) this.#startLinger();
+    if (this.#blocked) this.#unblock();
+  }
+
+  closed(error: Error | undefined): void {
+    this.#state = nextState(this.#state, 'lost');
+    clearTimeout(this.#deadline);
+    this.#received.close();
+    this.#replies.close();
+    const about = { peer: this.peer, export: this.#exportName, failures: this.#failures };
+    if (error) this.#logger.info({ ...about, err: errorMessage(error) }, 'NBD connection lost');
+    else this.#logger.debug(about, 'NBD connection closed');
+    this.#onChange(this);
+  }
+
+  completed(): void {
+    this.#onChange(this);
+    if (this.#flushDue || this.#state === 'dead') return;
+    this.#flushDue = true;
+    // After every answer of this turn of the event loop, so that they leave together.
+    setImmediate(() => {
+      this.#flushDue = false;
+      if (this.#state === 'dead') return;
+      this.#replies.flush();
+      this.#endWhenAnswered();
+      if (this.#blocked) this.#unblock();
+    });
+  }
+
+  failed(error: unknown): void {
+    this.#failures += 1;
+    const about = { peer: this.peer, export: this.#exportName, err: errorMessage(error) };
+    // A broken disk fails every request: the first is enough to know.
+    if (this.#failures === 1)
+      this.#logger.warn(about, 'NBD request failed; more on this connection at debug level');
+    else this.#logger.debug(about, 'NBD request failed');
+  }
+
+  /** Handles everything complete that has arrived, and sends all the replies. */
+  #pass(): void {
+    this.#passing = true;
+    let budget = MAX_REQUESTS_PER_PASS;
+    while (this.#step()) {
+      budget -= 1;
+      if (this.#isOverloaded()) this.#blocked = true;
+      else if (budget === 0) this.#yieldTurn();
+      if (this.#blocked) break;
+    }
+    this.#passing = false;
+    this.#replies.flush();
+  }
+
+  /** Takes one message. @returns false when nothing more can be done with what is there */
+  #step(): boolean {
+    switch (this.#state) {
+      case 'handshake':
+      case 'transmission':
+      case 'draining':
+        return this.#reader ? this.#stepRequest(this.#reader) : this.#stepHandshake();
+      case 'closing':
+      case 'dead':
+        this.#received.discard();
+        return false;
+    }
+  }
+
+  #stepHandshake(): boolean {
+    const received = this.#received;
+    const used = this.#handshake.step(received.bytes, received.start, received.end);
+    received.consume(used);
+    received.want(this.#handshake.wantBytes, false);
+    this.#sendHandshakeOutput();
+    const outcome = this.#handshake.outcome;
+    if (outcome === undefined) return used > 0;
+    clearTimeout(this.#deadline);
+    if (outcome.kind === 'transmission') {
+      this.#startTransmission(outcome.target);
+    } else if (outcome.kind === 'aborted') {
+      this.#finish();
+    } else {
+      this.#cut(outcome.reason);
+    }
+    return true;
+  }
+
+  #startTransmission(target: ServedExport): void {
+    this.#exportName = target.name;
+    this.#transmission = new Transmission(target.device, this.#replies, this);
+    this.#reader = new RequestReader(this.#received, this.#replies, this.#transmission, target.rules);
+    this.#state = nextState(this.#state, 'negotiated');
+    this.#logger.info({ peer: this.peer, export: target.name }, 'NBD client connected');
+  }
+
+  #stepRequest(reader: RequestReader): boolean {
+    switch (reader.take()) {
+      case 'taken':
+        return true;
+      case 'starved':
+        return false;
+      case 'disconnect':
+        this.#finish();
+        return true;
+      case 'lost':
+        this.#cut(reader.problem);
+        return true;
+    }
+  }
+
+  #sendHandshakeOutput(): void {
+    for (const bytes of this.#handshake.takeOutput()) this.#replies.addBytes(bytes);
+  }
+
+  /** The client broke the protocol: nothing that follows can be understood. */
+  #cut(reason: string): void {
+    this.#logger.warn({ peer: this.peer, export: this.#exportName, reason }, 'NBD connection cut');
+    this.#finish();
+  }
+
+  #finish(): void {
+    this.#state = nextState(this.#state, 'finish');
+    clearTimeout(this.#deadline);
+    this.#received.discard();
+    if (this.#blocked) this.#resume();
+    this.#endWhenAnswered();
+  }
+
+  #endWhenAnswered(): void {
+    if (this.#state !== 'closing' || this.#ended || this.inFlight > 0) return;
+    this.#replies.flush();
+    this.#ended = true;
+    this.#engine.end();
+    this.#startLinger();
+  }
+
+  #startLinger(): void {
+    clearTimeout(this.#deadline);
+    this.#deadline = setTimeout(() => this.#engine.destroy(), this.#lingerMs);
+  }
+
+  #handshakeTimedOut(): void {
+    this.#logger.warn({ peer: this.peer }, 'NBD handshake timed out');
+    this.#engine.destroy();
+  }
+
+  #isOverloaded(): boolean {
+    if (this.#replies.unsentBytes > MAX_UNSENT_BYTES) return true;
+    const transmission = this.#transmission;
+    if (transmission === undefined) return false;
+    return (
+      transmission.inFlightRequests >= MAX_IN_FLIGHT_REQUESTS ||
+      transmission.inFlightBytes >= MAX_IN_FLIGHT_BYTES
+    );
+  }
+
+  /** Lets other connections work before this one goes on. */
+  #yieldTurn(): void {
+    this.#blocked = true;
+    setImmediate(() => this.#unblock());
+  }
+
+  #unblock(): void {
+    if (this.#passing || this.#state === 'dead' || this.#isOverloaded()) return;
+    this.#blocked = false;
+    this.#pass();
+    if (!this.#blocked) this.#engine.resume();
+  }
+
+  #resume(): void {
+    this.#blocked = false;
+    this.#engine.resume();
+  }
+}

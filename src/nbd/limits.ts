@@ -1,0 +1,44 @@
+// What one NBD connection may hold, in one place. docs/LIMITS.md adds these up.
+import { KiB, MiB } from '../base/limits.ts';
+
+/** Largest READ or WRITE that is carried out, bytes; MAX_REQUEST_BYTES is what is advertised. */
+export const MAX_PAYLOAD_BYTES = 64 * MiB;
+
+/** Largest refused WRITE whose payload is thrown away to stay in step, bytes; a larger one ends the connection. */
+export const MAX_SKIPPED_PAYLOAD_BYTES = 256 * MiB;
+
+/** Receive slab of a connection: at first, and grown while its reads fill it or its payloads need it, bytes. */
+export const MIN_RECEIVE_BYTES = 64 * KiB;
+export const MAX_RECEIVE_BYTES = 1 * MiB;
+
+/** Reply slab, bytes; a READ of half of it or more gets a slab of its own. */
+export const MIN_REPLY_BYTES = 64 * KiB;
+export const MAX_REPLY_BYTES = 256 * KiB;
+
+/** Replies leave together at the end of a pass, or earlier when this many bytes wait. */
+export const GATHER_BYTES = 256 * KiB;
+
+/** Reply bytes that the client has not taken; at this many no more requests are read. */
+export const MAX_UNSENT_BYTES = 32 * MiB;
+
+/** Requests of one connection that a device may have in hand, and the bytes that belong to them. */
+export const MAX_IN_FLIGHT_REQUESTS = 1024;
+export const MAX_IN_FLIGHT_BYTES = 64 * MiB;
+
+/** Requests handled before other connections get their turn. */
+export const MAX_REQUESTS_PER_PASS = 1024;
+
+/** Connections of one server, unless told otherwise. */
+export const DEFAULT_MAX_CONNECTIONS = 1024;
+
+/** Time for a handshake, and for a shutdown, unless told otherwise. */
+export const DEFAULT_HANDSHAKE_TIMEOUT_MS = 10_000;
+export const DEFAULT_SHUTDOWN_TIMEOUT_MS = 10_000;
+
+/** A closing connection is cut when the client has taken nothing for this long. */
+export const LINGER_MS = 5_000;
+/** The same when the whole server goes down, so that an idle client doesn't hold it. */
+export const SHUTDOWN_LINGER_MS = 500;
+
+/** Silence after which a TCP peer is probed. */
+export const KEEPALIVE_AFTER_MS = 30_000;

@@ -1,0 +1,139 @@
+// Where a server listens: addresses as options give them and as they came to be, and the care that unix sockets need.
+import { lstat, unlink } from 'node:fs/promises';
+import { createConnection, type Server } from 'node:net';
+import { assert } from '../base/assert.ts';
+import { errorCode, errorMessage, OperationError } from '../base/errors.ts';
+
+export type ListenAddress =
+  /** `port` 0 takes any free one. */
+  | { readonly kind: 'tcp'; readonly host: string; readonly port: number }
+  | { readonly kind: 'unix'; readonly path: string }
+  /** A listening socket that this process was given, as socket activation does. */
+  | { readonly kind: 'fd'; readonly fd: number };
+
+/** An address that listens. */
+export type BoundAddress = Exclude<ListenAddress, { readonly kind: 'fd' }>;
+
+/** Longest path that fits in a socket address with its NUL, bytes. */
+const MAX_UNIX_PATH_BYTES = 107;
+
+/**
+ * Makes `server` listen. The socket file of a server that is gone is removed first.
+ * @throws OperationError that says why it can't, and what to do
+ */
+export async function listen(server: Server, address: ListenAddress): Promise<BoundAddress> {
+  try {
+    if (address.kind === 'unix') await clearStaleSocket(address.path);
+    await listenOnce(server, address);
+  } catch (error) {
+    throw error instanceof OperationError ? error : listenError(address, error);
+  }
+  return boundAddress(server);
+}
+
+export function formatAddress(address: ListenAddress): string {
+  switch (address.kind) {
+    case 'tcp':
+      return address.host.includes(':')
+        ? `[${address.host}]:${address.port}`
+        : `${address.host}:${address.port}`;
+    case 'unix':
+      return `unix:${address.path}`;
+    case 'fd':
+      return `fd:${address.fd}`;
+  }
+}
+
+function listenOnce(server: Server, address: ListenAddress): Promise<void> {
+  return new Promise((resolve, reject) => {
+    server.once('error', reject);
+    server.listen(listenOptions(address), () => {
+      server.off('error', reject);
+      resolve();
+    });
+  });
+}
+
+function listenOptions(
+  address: ListenAddress,
+): { host: string; port: number } | { path: string } | { fd: number } {
+  switch (address.kind) {
+    case 'tcp':
+      return { host: address.host, port: address.port };
+    case 'unix':
+      return { path: address.path };
+    case 'fd':
+      return { fd: address.fd };
+  }
+}
+
+function boundAddress(server: Server): BoundAddress {
+  const address = server.address();
+  assert(address !== null, 'a listening server has an address');
+  if (typeof address === 'string') return { kind: 'unix', path: address };
+  return { kind: 'tcp', host: address.address, port: address.port };
+}
+
+async function clearStaleSocket(path: string): Promise<void> {
+  if (Buffer.byteLength(path) > MAX_UNIX_PATH_BYTES) {
+    throw new OperationError(`the socket path ${path} is longer than ${MAX_UNIX_PATH_BYTES} bytes`, {
+      hint: 'use a shorter path',
+    });
+  }
+  let isSocket: boolean;
+  try {
+    isSocket = (await lstat(path)).isSocket();
+  } catch (error) {
+    if (errorCode(error) === 'ENOENT') return;
+    throw error;
+  }
+  // Connecting to a plain file is refused as well: it must never be taken for a dead server's.
+  if (!isSocket) {
+    throw new OperationError(`${path} exists and is not a socket`, {
+      hint: 'choose another path, or remove it',
+    });
+  }
+  if (await isAlive(path)) {
+    throw new OperationError(`another server listens on unix:${path}`, {
+      hint: 'stop it, or choose another path',
+    });
+  }
+  await unlink(path).catch((error: unknown) => {
+    if (errorCode(error) !== 'ENOENT') throw error;
+  });
+}
+
+/** Whether somebody accepts connections there. Not being allowed to ask counts as yes. */
+function isAlive(path: string): Promise<boolean> {
+  return new Promise((resolve) => {
+    const probe = createConnection({ path });
+    probe.once('connect', () => {
+      probe.destroy();
+      resolve(true);
+    });
+    probe.once('error', (error) => resolve(!['ECONNREFUSED', 'ENOENT'].includes(errorCode(error) ?? '')));
+  });
+}
+
+function listenError(address: ListenAddress, error: unknown): OperationError {
+  const where = formatAddress(address);
+  switch (errorCode(error)) {
+    case 'EADDRINUSE':
+      return new OperationError(`${where} is in use`, {
+        hint: 'stop what listens there, or listen elsewhere',
+        cause: error,
+      });
+    case 'EADDRNOTAVAIL':
+      return new OperationError(`${where} is not an address of this machine`, { cause: error });
+    case 'EACCES':
+      return new OperationError(`not allowed to listen on ${where}`, {
+        hint: address.kind === 'tcp' ? 'use a port above 1023' : 'use a directory that you may write to',
+        cause: error,
+      });
+    case 'ENOTFOUND':
+    case 'EAI_AGAIN':
+      return new OperationError(`${where}: the host name is unknown`, { cause: error });
+    default:
+      return new OperationError(`can't listen on ${where}: ${errorMessage(error)}`, { cause: error });
+  }
+}

@@ -1,0 +1,232 @@
+// Replies on their way out, in pooled slabs: headers and READ data side by side where they are made, sent gathered,
+// never copied. A slab goes back only when the kernel has taken its bytes, or the socket is dead.
+import { assert } from '../base/assert.ts';
+import type { Slab, SlabPool } from '../base/buffer-pool.ts';
+import { NBD_ERROR, NBD_SIMPLE_REPLY_BYTES } from '../nbdwire/constants.ts';
+import { encodeSimpleReply } from '../nbdwire/reply.ts';
+import { GATHER_BYTES, MAX_REPLY_BYTES, MIN_REPLY_BYTES } from './limits.ts';
+
+/** Memory of a READ that the device answers later. It has a reference on its slab. */
+export interface DetachedRead {
+  readonly slab: Slab;
+  /** Where the data starts; with `headed`, the 16 bytes before it are its header's. */
+  readonly dataAt: number;
+  readonly length: number;
+  readonly headed: boolean;
+}
+
+const HEADER = NBD_SIMPLE_REPLY_BYTES;
+
+export class ReplyQueue {
+  readonly #pool: SlabPool;
+  readonly #send: (chunks: readonly Buffer[]) => void;
+  /** The slab being filled; [#runStart, #at) of it is complete and waits. */
+  #slab: Slab | undefined;
+  #runStart = 0;
+  #at = 0;
+  #slabBytes = MIN_REPLY_BYTES;
+  /** Complete chunks that wait for the next flush, each with a reference on its slab. */
+  #chunks: Buffer[] = [];
+  #chunkSlabs: Slab[] = [];
+  /** Chunks that were sent and not reported as taken, oldest first. */
+  #sentSlabs: Slab[] = [];
+  #sentBytes: number[] = [];
+  #waitingBytes = 0;
+  #unsentBytes = 0;
+  /** The read that is open, if its data lies in a slab of its own. */
+  #ownSlab: Slab | undefined;
+  #readLength = -1;
+  #closed = false;
+
+  constructor(pool: SlabPool, send: (chunks: readonly Buffer[]) => void) {
+    this.#pool = pool;
+    this.#send = send;
+  }
+
+  /** Bytes of complete replies that the kernel has not taken. */
+  get unsentBytes(): number {
+    return this.#unsentBytes;
+  }
+
+  /** Adds a reply without data. */
+  addHeader(error: number, cookieHigh: number, cookieLow: number): void {
+    if (this.#closed) return;
+    const slab = this.#room(HEADER);
+    encodeSimpleReply(slab.bytes, this.#at, error, cookieHigh, cookieLow);
+    this.#advance(HEADER);
+  }
+
+  /** Adds bytes of another kind, copied. For the handshake. */
+  addBytes(bytes: Buffer): void {
+    const slab = this.#room(bytes.length);
+    bytes.copy(slab.bytes, this.#at);
+    this.#advance(bytes.length);
+  }
+
+  /**
+   * Memory for a READ's data, in place behind its header. One read is open at a time: commitRead, dropRead or
+   * detachRead ends it. @param length bytes; the caller has checked it against a limit
+   */
+  openRead(length: number): Buffer {
+    assert(this.#readLength === -1, 'a read is open already');
+    this.#readLength = length;
+    if (length * 2 >= MAX_REPLY_BYTES) {
+      this.#ownSlab = this.#pool.acquire(length);
+      return this.#ownSlab.bytes.subarray(0, length);
+    }
+    const slab = this.#room(HEADER + length);
+    return slab.bytes.subarray(this.#at + HEADER, this.#at + HEADER + length);
+  }
+
+  /** The open read's data is there: its reply is complete. */
+  commitRead(cookieHigh: number, cookieLow: number): void {
+    const length = this.#readLength;
+    this.#readLength = -1;
+    const own = this.#ownSlab;
+    if (own) {
+      this.#ownSlab = undefined;
+      this.#addOwn(own, length, cookieHigh, cookieLow);
+      return;
+    }
+    encodeSimpleReply(this.#slab!.bytes, this.#at, NBD_ERROR.OK, cookieHigh, cookieLow);
+    this.#advance(HEADER + length);
+  }
+
+  /** The open read failed: its memory is used for what comes next. */
+  dropRead(): void {
+    this.#readLength = -1;
+    this.#ownSlab?.release();
+    this.#ownSlab = undefined;
+  }
+
+  /** The open read's data comes later: its memory leaves the queue until attachRead or releaseRead. */
+  detachRead(): DetachedRead {
+    const length = this.#readLength;
+    this.#readLength = -1;
+    const own = this.#ownSlab;
+    if (own) {
+      this.#ownSlab = undefined;
+      return { slab: own, dataAt: 0, length, headed: false };
+    }
+    this.#seal();
+    const slab = this.#slab!;
+    slab.retain();
+    const dataAt = this.#at + HEADER;
+    this.#at = dataAt + length;
+    this.#runStart = this.#at;
+    return { slab, dataAt, length, headed: true };
+  }
+
+  /** The detached read's data is there: its reply is complete. */
+  attachRead(read: DetachedRead, cookieHigh: number, cookieLow: number): void {
+    if (this.#closed) {
+      read.slab.release();
+      return;
+    }
+    if (!read.headed) {
+      this.#addOwn(read.slab, read.length, cookieHigh, cookieLow);
+      return;
+    }
+    const start = read.dataAt - HEADER;
+    encodeSimpleReply(read.slab.bytes, start, NBD_ERROR.OK, cookieHigh, cookieLow);
+    this.#addChunk(read.slab, start, read.dataAt + read.length);
+    this.#count(HEADER + read.length);
+  }
+
+  /** Sends everything that is complete, in one write. */
+  flush(): void {
+    this.#seal();
+    if (this.#chunks.length === 0) return;
+    const chunks = this.#chunks;
+    for (let i = 0; i < chunks.length; i += 1) {
+      this.#sentSlabs.push(this.#chunkSlabs[i]!);
+      this.#sentBytes.push(chunks[i]!.length);
+    }
+    this.#chunks = [];
+    this.#chunkSlabs.length = 0;
+    this.#waitingBytes = 0;
+    this.#send(chunks);
+  }
+
+  /** The kernel has taken the oldest chunk. */
+  sent(): void {
+    const slab = this.#sentSlabs.shift();
+    assert(slab !== undefined, 'a chunk was taken that was never sent');
+    slab.release();
+    this.#unsentBytes -= this.#sentBytes.shift()!;
+    if (this.#unsentBytes === 0) this.#rest();
+  }
+
+  /** Gives everything back, sent or not, and drops what is added later. Only when the socket is dead. */
+  close(): void {
+    this.#closed = true;
+    for (const slab of this.#sentSlabs.splice(0)) slab.release();
+    for (const slab of this.#chunkSlabs.splice(0)) slab.release();
+    this.#chunks = [];
+    this.#sentBytes = [];
+    this.#unsentBytes = 0;
+    this.#waitingBytes = 0;
+    this.#rest();
+  }
+
+  /** Nothing waits: an idle connection holds no reply memory. */
+  #rest(): void {
+    if (this.#readLength !== -1 && this.#ownSlab === undefined) return;
+    this.#slab?.release();
+    this.#slab = undefined;
+    this.#runStart = 0;
+    this.#at = 0;
+  }
+
+  /** Makes sure that `bytes` fit at #at. */
+  #room(bytes: number): Slab {
+    if (this.#slab && this.#slab.bytes.length - this.#at >= bytes) return this.#slab;
+    if (this.#slab) {
+      this.#seal();
+      this.#slab.release();
+      if (this.#slabBytes < MAX_REPLY_BYTES) this.#slabBytes *= 2;
+    }
+    this.#slab = this.#pool.acquire(Math.max(this.#slabBytes, bytes));
+    this.#runStart = 0;
+    this.#at = 0;
+    return this.#slab;
+  }
+
+  #advance(bytes: number): void {
+    this.#at += bytes;
+    this.#count(bytes);
+  }
+
+  #count(bytes: number): void {
+    this.#unsentBytes += bytes;
+    this.#waitingBytes += bytes;
+    if (this.#waitingBytes >= GATHER_BYTES) this.flush();
+  }
+
+  #addOwn(slab: Slab, length: number, cookieHigh: number, cookieLow: number): void {
+    const head = this.#room(HEADER);
+    encodeSimpleReply(head.bytes, this.#at, NBD_ERROR.OK, cookieHigh, cookieLow);
+    this.#at += HEADER;
+    this.#seal();
+    this.#addChunk(slab, 0, length);
+    this.#count(HEADER + length);
+  }
+
+  /** Takes over the caller's reference on `slab`. */
+  #addChunk(slab: Slab, start: number, end: number): void {
+    // What was completed before goes out before.
+    this.#seal();
+    this.#chunks.push(slab.bytes.subarray(start, end));
+    this.#chunkSlabs.push(slab);
+  }
+
+  /** Closes the run being filled. */
+  #seal(): void {
+    if (this.#runStart === this.#at) return;
+    const slab = this.#slab!;
+    slab.retain();
+    this.#chunks.push(slab.bytes.subarray(this.#runStart, this.#at));
+    this.#chunkSlabs.push(slab);
+    this.#runStart = this.#at;
+  }
+}

@@ -1,0 +1,171 @@
+// The NBD server: listens, accepts, and goes down in order. It sees devices only as BlockDevice, and never closes one.
+import { createServer, type Server, type Socket } from 'node:net';
+import { errorMessage } from '../base/errors.ts';
+import { type Closeable, type Deferred, deferred, within } from '../base/lifecycle.ts';
+import type { Logger } from '../base/log.ts';
+import { Connection } from './connection.ts';
+import { ExportList, type ExportSpec } from './exports.ts';
+import {
+  DEFAULT_HANDSHAKE_TIMEOUT_MS,
+  DEFAULT_MAX_CONNECTIONS,
+  DEFAULT_SHUTDOWN_TIMEOUT_MS,
+  SHUTDOWN_LINGER_MS,
+} from './limits.ts';
+import { type BoundAddress, formatAddress, type ListenAddress, listen } from './listen-address.ts';
+import { createSocketEngine } from './socket-engine.ts';
+
+export interface NbdServerOptions {
+  /** The first is also the default export "". */
+  readonly exports: readonly ExportSpec[];
+  readonly listen: readonly ListenAddress[];
+  readonly logger: Logger;
+  /** Connections at a time; one more is closed at once. Default 1024. */
+  readonly maxConnections?: number;
+  /** Milliseconds that a client may take to choose an export. Default 10,000. */
+  readonly handshakeTimeoutMs?: number;
+  /** Milliseconds that close() may take. Default 10,000. */
+  readonly shutdownTimeoutMs?: number;
+}
+
+export interface NbdServer extends Closeable {
+  /** Where it listens, in the order of the options, with real ports. */
+  readonly addresses: readonly BoundAddress[];
+  /** Connections that are open now. */
+  readonly connectionCount: number;
+  /**
+   * Stops listening, refuses new requests, answers those in flight, flushes every export, closes every connection.
+   * Takes at most `shutdownTimeoutMs`; what is not done by then is cut off. Never rejects.
+   */
+  close(): Promise<void>;
+}
+
+/**
+ * Starts a server.
+ * @throws UsageError for exports that can't be served
+ * @throws OperationError when it can't listen; nothing is left behind
+ */
+export async function startNbdServer(options: NbdServerOptions): Promise<NbdServer> {
+  const server = new RunningServer(options);
+  try {
+    for (const address of options.listen) await server.listen(address);
+  } catch (error) {
+    await server.close();
+    throw error;
+  }
+  return server;
+}
+
+class RunningServer implements NbdServer {
+  readonly addresses: BoundAddress[] = [];
+  readonly #options: NbdServerOptions;
+  readonly #logger: Logger;
+  readonly #exports: ExportList;
+  readonly #listeners: Server[] = [];
+  readonly #connections = new Set<Connection>();
+  readonly #maxConnections: number;
+  #refused = 0;
+  #closing: Promise<void> | undefined;
+  /** Resolved by the next change that shutdown waits for. */
+  #change: Deferred<void> | undefined;
+
+  constructor(options: NbdServerOptions) {
+    this.#options = options;
+    this.#logger = options.logger;
+    this.#exports = new ExportList(options.exports);
+    this.#maxConnections = options.maxConnections ?? DEFAULT_MAX_CONNECTIONS;
+  }
+
+  get connectionCount(): number {
+    return this.#connections.size;
+  }
+
+  async listen(address: ListenAddress): Promise<void> {
+    const server = createServer({ pauseOnConnect: true, allowHalfOpen: true }, (socket) =>
+      this.#accept(socket),
+    );
+    const bound = await listen(server, address);
+    // An accept that fails (no descriptors left, a peer that is gone already) is that peer's loss alone.
+    server.on('error', (error) => {
+      this.#logger.warn({ err: errorMessage(error) }, 'accepting an NBD connection failed');
+    });
+    this.#listeners.push(server);
+    this.addresses.push(bound);
+    this.#logger.info({ address: formatAddress(bound) }, 'NBD server listens');
+  }
+
+  close(): Promise<void> {
+    this.#closing ??= this.#shutDown();
+    return this.#closing;
+  }
+
+  #accept(socket: Socket): void {
+    if (this.#closing || this.#connections.size >= this.#maxConnections) {
+      this.#refuse(socket);
+      return;
+    }
+    const connection = new Connection({
+      exports: this.#exports,
+      logger: this.#logger,
+      handshakeTimeoutMs: this.#options.handshakeTimeoutMs ?? DEFAULT_HANDSHAKE_TIMEOUT_MS,
+      openEngine: (handler) => createSocketEngine(socket, handler),
+      onChange: this.#changed,
+    });
+    this.#connections.add(connection);
+  }
+
+  #refuse(socket: Socket): void {
+    socket.on('error', () => {});
+    socket.destroy();
+    this.#refused += 1;
+    if (this.#closing) return;
+    // The first of a series, and then now and then: a flood must not become a flood of lines.
+    if (this.#refused % 1000 !== 1) return;
+    const about = { limit: this.#maxConnections, refused: this.#refused };
+    this.#logger.warn(about, 'too many NBD connections: refused one more');
+  }
+
+  readonly #changed = (connection: Connection): void => {
+    if (connection.state === 'dead') this.#connections.delete(connection);
+    this.#change?.resolve();
+  };
+
+  async #shutDown(): Promise<void> {
+    const endsAt = performance.now() + (this.#options.shutdownTimeoutMs ?? DEFAULT_SHUTDOWN_TIMEOUT_MS);
+    // Closing a listener removes its unix socket too.
+    for (const server of this.#listeners) server.close();
+    for (const connection of this.#connections) connection.drain();
+    const idle = await this.#until(() => [...this.#connections].every((c) => c.inFlight === 0), endsAt);
+    if (!idle) this.#logger.error('NBD shutdown: requests are still in flight, not waiting any longer');
+    await this.#flushAll(endsAt);
+    for (const connection of this.#connections) connection.finish(SHUTDOWN_LINGER_MS);
+    await this.#until(() => this.#connections.size === 0, endsAt);
+    for (const connection of this.#connections) connection.destroy();
+    // Being destroyed takes a turn of the event loop, and can't fail.
+    await this.#until(() => this.#connections.size === 0, performance.now() + SHUTDOWN_LINGER_MS);
+    this.#logger.info('NBD server closed');
+  }
+
+  async #flushAll(endsAt: number): Promise<void> {
+    const flushes = this.#options.exports.map(async ({ name, device }) => {
+      try {
+        await device.flush();
+      } catch (error) {
+        this.#logger.error({ export: name, err: errorMessage(error) }, 'NBD shutdown: flush failed');
+      }
+      return true;
+    });
+    const done = await within(Promise.all(flushes), Math.max(0, endsAt - performance.now()));
+    if (!done) this.#logger.error('NBD shutdown: a flush takes too long, not waiting any longer');
+  }
+
+  /** Waits until `condition` holds; false when the time was up first. */
+  async #until(condition: () => boolean, endsAt: number): Promise<boolean> {
+    while (!condition()) {
+      const left = endsAt - performance.now();
+      if (left <= 0) return false;
+      this.#change = deferred<void>();
+      await within(this.#change.promise, left);
+    }
+    return true;
+  }
+}

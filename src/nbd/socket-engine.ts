@@ -1,0 +1,150 @@
+// The only file that touches sockets' bytes: it receives straight into the handler's memory and sends gathered writes.
+// Behind SocketEngine another implementation can take its place. It knows nothing of NBD.
+import { Socket } from 'node:net';
+import { assert } from '../base/assert.ts';
+import { KEEPALIVE_AFTER_MS } from './limits.ts';
+
+/** What a connection does with its socket's events. */
+export interface SocketHandler {
+  /** Memory for the next bytes; never empty. It must stay valid until the next call of this, or `closed`. */
+  receiveBuffer(): Buffer;
+  /** That many bytes lie at the start of the memory given last. Returns false to stop receiving until `resume`. */
+  received(bytes: number): boolean;
+  /** The peer will send nothing more. */
+  ended(): void;
+  /** The kernel has taken the oldest chunk that was sent and not yet reported. */
+  sent(): void;
+  /** The last event: nobody reads or writes the handler's memory any more. */
+  closed(error: Error | undefined): void;
+}
+
+export interface SocketEngine {
+  /** `host:port` of the peer, or `unix`. */
+  readonly peer: string;
+  /** Sends the chunks in order, in one write where possible; each is answered by one `sent`, unless the socket dies. */
+  send(chunks: readonly Buffer[]): void;
+  /** Goes on receiving after `received` returned false. */
+  resume(): void;
+  /** Closes our side after everything sent so far. */
+  end(): void;
+  /** Closes at once. `closed` follows. */
+  destroy(): void;
+}
+
+/** Takes over a socket of a server with `pauseOnConnect` and `allowHalfOpen`. Events come after this returned. */
+export function createSocketEngine(accepted: Socket, handler: SocketHandler): SocketEngine {
+  const handle = takeHandle(accepted);
+  if (handle === undefined) return new StreamEngine(accepted, handler);
+  return new OnreadEngine(handle, handler);
+}
+
+/** The accepted socket's system handle, taken out of it; undefined where Node hides it. */
+function takeHandle(accepted: Socket): object | undefined {
+  const shell = accepted as unknown as { _handle?: object | null };
+  const handle = shell._handle;
+  if (typeof handle !== 'object' || handle === null || !('useUserBuffer' in handle)) return undefined;
+  // The shell gives its place in the server's count of connections back, and can't close what is no longer its own.
+  shell._handle = null;
+  accepted.destroy();
+  return handle;
+}
+
+abstract class BaseEngine implements SocketEngine {
+  readonly peer: string;
+  protected readonly socket: Socket;
+  protected readonly handler: SocketHandler;
+  #error: Error | undefined;
+  readonly #onSent: (error?: Error | null) => void;
+
+  constructor(socket: Socket, handler: SocketHandler) {
+    this.socket = socket;
+    this.handler = handler;
+    this.peer = socket.remoteAddress === undefined ? 'unix' : `${socket.remoteAddress}:${socket.remotePort}`;
+    this.#onSent = (error) => {
+      if (!error) this.handler.sent();
+    };
+    socket.setNoDelay(true);
+    socket.setKeepAlive(true, KEEPALIVE_AFTER_MS);
+    socket.on('end', () => this.handler.ended());
+    socket.on('error', (error) => {
+      this.#error ??= error;
+    });
+    socket.on('close', () => this.handler.closed(this.#error));
+  }
+
+  send(chunks: readonly Buffer[]): void {
+    const { socket } = this;
+    if (chunks.length === 1) {
+      socket.write(chunks[0]!, this.#onSent);
+      return;
+    }
+    socket.cork();
+    for (const chunk of chunks) socket.write(chunk, this.#onSent);
+    socket.uncork();
+  }
+
+  abstract resume(): void;
+
+  end(): void {
+    this.socket.end();
+  }
+
+  destroy(): void {
+    this.socket.destroy();
+  }
+}
+
+/** Node reads straight into the handler's memory: one copy less than 'data' events, and no allocation. */
+class OnreadEngine extends BaseEngine {
+  constructor(handle: object, handler: SocketHandler) {
+    const options = {
+      handle,
+      allowHalfOpen: true,
+      onread: {
+        // Node calls this once now and then after every callback, and keeps the buffer until the next read.
+        buffer: () => handler.receiveBuffer(),
+        callback: (bytes: number) => handler.received(bytes),
+      },
+    };
+    // `handle` and a function as buffer are missing in the types.
+    super(new Socket(options as unknown as ConstructorParameters<typeof Socket>[0]), handler);
+  }
+
+  resume(): void {
+    this.socket.resume();
+  }
+}
+
+/** The plain way, for streams without a handle of their own: chunks are copied to where they shall land. */
+class StreamEngine extends BaseEngine {
+  #left: Buffer | undefined;
+  #paused = false;
+
+  constructor(socket: Socket, handler: SocketHandler) {
+    super(socket, handler);
+    socket.on('data', (chunk: Buffer) => this.#deliver(chunk));
+  }
+
+  resume(): void {
+    this.#paused = false;
+    const left = this.#left;
+    this.#left = undefined;
+    if (left) this.#deliver(left);
+    if (!this.#paused) this.socket.resume();
+  }
+
+  #deliver(chunk: Buffer): void {
+    let at = 0;
+    while (at < chunk.length && !this.#paused) {
+      const region = this.handler.receiveBuffer();
+      const bytes = chunk.copy(region, 0, at);
+      assert(bytes > 0, 'an empty receive buffer');
+      at += bytes;
+      if (!this.handler.received(bytes)) {
+        this.#paused = true;
+        this.socket.pause();
+      }
+    }
+    if (at < chunk.length) this.#left = chunk.subarray(at);
+  }
+}

@@ -1,0 +1,22 @@
+// What the handshake knows about exports: facts to tell, never a device.
+
+export interface ExportInfo {
+  readonly name: string;
+  /** For people; at most 4096 bytes of UTF-8. */
+  readonly description: string | undefined;
+  readonly sizeBytes: number;
+  /** NBD_FLAG_* as sent to the client. */
+  readonly transmissionFlags: number;
+  readonly minBlockBytes: number;
+  readonly preferredBlockBytes: number;
+  /** Largest READ or WRITE that is advertised, bytes. */
+  readonly maxPayloadBytes: number;
+}
+
+/** Where the handshake looks exports up. Asked anew for every option, so that exports may come and go. */
+export interface ExportDirectory<E extends ExportInfo> {
+  /** Every export that this client may see, in the order to list them. */
+  list(): readonly E[];
+  /** The export of that name; "" is the default export. */
+  find(name: string): E | undefined;
+}

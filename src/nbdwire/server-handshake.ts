@@ -1,0 +1,259 @@
+// The server's side of the fixed newstyle handshake, sans-I/O: bytes in, replies and an outcome out. It holds no
+// device and opens none; and it never waits for more option data than MAX_OPTION_BYTES.
+import { assert } from '../base/assert.ts';
+import { KiB, MiB } from '../base/limits.ts';
+import {
+  NBD_FLAG_C_FIXED_NEWSTYLE,
+  NBD_FLAG_C_NO_ZEROES,
+  NBD_FLAG_FIXED_NEWSTYLE,
+  NBD_FLAG_NO_ZEROES,
+  NBD_MAGIC,
+  NBD_OPT,
+  NBD_OPTS_MAGIC,
+  NBD_REP,
+  NBD_REP_ERR,
+  nameOf,
+} from './constants.ts';
+import type { ExportDirectory, ExportInfo } from './server-exports.ts';
+import { clientFlagsStruct, greetingStruct, optionStruct } from './server-layouts.ts';
+import {
+  echo,
+  encodeExportNameReply,
+  encodeInfoReplies,
+  encodeOptionError,
+  encodeOptionReply,
+  encodeServerReply,
+  parseInfoRequest,
+  parseName,
+} from './server-options.ts';
+
+/** Most option data that is looked at, bytes: a name of full length and more requests than there are kinds. */
+export const MAX_OPTION_BYTES = 16 * KiB;
+
+/** Most option data that is thrown away to stay in step, bytes; a client that announces more is cut off. */
+export const MAX_SKIPPED_OPTION_BYTES = 1 * MiB;
+
+/** Most options in one handshake. */
+export const MAX_OPTIONS = 256;
+
+export type HandshakeOutcome<E> =
+  /** The client chose `target`: requests follow. */
+  | { readonly kind: 'transmission'; readonly target: E }
+  /** The client said goodbye: close after the replies. */
+  | { readonly kind: 'aborted' }
+  /** The client broke the protocol, or asked for what can only be refused by closing. */
+  | { readonly kind: 'rejected'; readonly reason: string };
+
+export class ServerHandshake<E extends ExportInfo> {
+  readonly #exports: ExportDirectory<E>;
+  #clientFlags: number | undefined;
+  #options = 0;
+  #wantBytes = clientFlagsStruct.sizeBytes;
+  #skipBytes = 0;
+  /** The reply that is due once the skipped data has passed. */
+  #afterSkip: Buffer | undefined;
+  #output: Buffer[] = [];
+  #outcome: HandshakeOutcome<E> | undefined;
+  #refusing = false;
+
+  constructor(exports: ExportDirectory<E>) {
+    this.#exports = exports;
+    const flags = NBD_FLAG_FIXED_NEWSTYLE | NBD_FLAG_NO_ZEROES;
+    this.#output.push(greetingStruct.encode({ magic: NBD_MAGIC, optsMagic: NBD_OPTS_MAGIC, flags }));
+  }
+
+  /** Set once the handshake is over. No byte is consumed from then on. */
+  get outcome(): HandshakeOutcome<E> | undefined {
+    return this.#outcome;
+  }
+
+  /** Contiguous bytes that the next step needs; bounded by the limits above. */
+  get wantBytes(): number {
+    return this.#wantBytes;
+  }
+
+  /** Takes the bytes to send, in order. The first are the greeting. */
+  takeOutput(): Buffer[] {
+    const output = this.#output;
+    this.#output = [];
+    return output;
+  }
+
+  /** From now on every option but ABORT is refused with ERR_SHUTDOWN. */
+  refuseOptions(): void {
+    this.#refusing = true;
+  }
+
+  /**
+   * Takes at most one message from the front of [start, end).
+   * @returns bytes used up; 0 when more are needed first
+   */
+  step(source: Buffer, start: number, end: number): number {
+    assert(this.#outcome === undefined, 'handshake step after its end');
+    if (this.#skipBytes > 0) return this.#skip(end - start);
+    if (this.#clientFlags === undefined) return this.#takeClientFlags(source, start, end);
+    return this.#takeOption(source, start, end);
+  }
+
+  #takeClientFlags(source: Buffer, start: number, end: number): number {
+    if (end - start < clientFlagsStruct.sizeBytes) return 0;
+    const { flags } = clientFlagsStruct.decode(source, start);
+    const unknown = flags & ~(NBD_FLAG_C_FIXED_NEWSTYLE | NBD_FLAG_C_NO_ZEROES);
+    if (unknown !== 0) {
+      const text = echo(source.toString('latin1', start, start + clientFlagsStruct.sizeBytes));
+      this.#reject(`client flags are 0x${flags.toString(16)} (${text}): not an NBD client`);
+    }
+    this.#clientFlags = flags;
+    this.#wantBytes = optionStruct.sizeBytes;
+    return clientFlagsStruct.sizeBytes;
+  }
+
+  #takeOption(source: Buffer, start: number, end: number): number {
+    this.#wantBytes = optionStruct.sizeBytes;
+    if (end - start < optionStruct.sizeBytes) return 0;
+    const { magic, option, length } = optionStruct.decode(source, start);
+    const refusal = this.#refusal(magic, option, length);
+    if (refusal !== undefined) return this.#reject(refusal);
+    if (!isKnown(option)) {
+      return this.#startSkip(
+        length,
+        encodeOptionError(option, {
+          error: NBD_REP_ERR.UNSUP,
+          message: `option ${nameOf(NBD_OPT, option)} is not supported`,
+        }),
+      );
+    }
+    if (length > MAX_OPTION_BYTES) {
+      const message = `${length} bytes of option data; at most ${MAX_OPTION_BYTES} are allowed`;
+      return this.#startSkip(length, encodeOptionError(option, { error: NBD_REP_ERR.TOO_BIG, message }));
+    }
+    const messageBytes = optionStruct.sizeBytes + length;
+    if (end - start < messageBytes) {
+      this.#wantBytes = messageBytes;
+      return 0;
+    }
+    this.#options += 1;
+    this.#answer(option, source.subarray(start + optionStruct.sizeBytes, start + messageBytes));
+    return messageBytes;
+  }
+
+  /** Why an option ends the connection before its data is looked at; undefined when it doesn't. */
+  #refusal(magic: bigint, option: number, length: number): string | undefined {
+    if (magic !== NBD_OPTS_MAGIC) return `option magic is 0x${magic.toString(16)}`;
+    if (this.#options >= MAX_OPTIONS) return `more than ${MAX_OPTIONS} options`;
+    const name = nameOf(NBD_OPT, option);
+    // Newstyle that isn't fixed knows this option alone, and has no form for an error.
+    const fixed = ((this.#clientFlags ?? 0) & NBD_FLAG_C_FIXED_NEWSTYLE) !== 0;
+    if (!fixed && option !== NBD_OPT.EXPORT_NAME)
+      return `option ${name} from a client without fixed newstyle`;
+    const limit = option === NBD_OPT.EXPORT_NAME ? MAX_OPTION_BYTES : MAX_SKIPPED_OPTION_BYTES;
+    if (length > limit) return `option ${name} with ${length} bytes of data`;
+    return undefined;
+  }
+
+  #answer(option: number, data: Buffer): void {
+    if (option === NBD_OPT.ABORT) {
+      this.#reply(option, NBD_REP.ACK);
+      this.#outcome = { kind: 'aborted' };
+    } else if (option === NBD_OPT.EXPORT_NAME) {
+      this.#answerExportName(data);
+    } else if (this.#refusing) {
+      this.#error(option, NBD_REP_ERR.SHUTDOWN, 'the server is shutting down');
+    } else if (option === NBD_OPT.LIST) {
+      this.#answerList(data);
+    } else {
+      this.#answerInfo(option, data);
+    }
+  }
+
+  #answerExportName(data: Buffer): void {
+    const name = parseName(data);
+    if (typeof name !== 'string') {
+      this.#reject(name.message);
+      return;
+    }
+    const target = this.#refusing ? undefined : this.#exports.find(name);
+    if (target === undefined) {
+      this.#reject(this.#refusing ? 'the server is shutting down' : `no export is named ${echo(name)}`);
+      return;
+    }
+    const withZeroes = ((this.#clientFlags ?? 0) & NBD_FLAG_C_NO_ZEROES) === 0;
+    this.#output.push(encodeExportNameReply(target, withZeroes));
+    this.#outcome = { kind: 'transmission', target };
+  }
+
+  #answerList(data: Buffer): void {
+    if (data.length > 0) {
+      this.#error(NBD_OPT.LIST, NBD_REP_ERR.INVALID, `LIST takes no data, got ${data.length} bytes`);
+      return;
+    }
+    for (const info of this.#exports.list()) this.#output.push(encodeServerReply(NBD_OPT.LIST, info));
+    this.#reply(NBD_OPT.LIST, NBD_REP.ACK);
+  }
+
+  #answerInfo(option: number, data: Buffer): void {
+    const request = parseInfoRequest(data);
+    if ('error' in request) {
+      this.#error(option, request.error, request.message);
+      return;
+    }
+    const target = this.#exports.find(request.name);
+    if (target === undefined) {
+      this.#error(option, NBD_REP_ERR.UNKNOWN, `no export is named ${echo(request.name)}`);
+      return;
+    }
+    this.#output.push(...encodeInfoReplies(option, target, request.wanted));
+    this.#reply(option, NBD_REP.ACK);
+    if (option === NBD_OPT.GO) this.#outcome = { kind: 'transmission', target };
+  }
+
+  /** Throws the option's data away as it comes, without ever holding it, then sends `reply`. */
+  #startSkip(length: number, reply: Buffer): number {
+    this.#options += 1;
+    if (length === 0) {
+      this.#output.push(reply);
+    } else {
+      this.#skipBytes = length;
+      this.#afterSkip = reply;
+      this.#wantBytes = 1;
+    }
+    return optionStruct.sizeBytes;
+  }
+
+  #skip(available: number): number {
+    const skipped = Math.min(available, this.#skipBytes);
+    this.#skipBytes -= skipped;
+    if (this.#skipBytes === 0 && this.#afterSkip) {
+      this.#output.push(this.#afterSkip);
+      this.#afterSkip = undefined;
+      this.#wantBytes = optionStruct.sizeBytes;
+    }
+    return skipped;
+  }
+
+  #reply(option: number, type: number): void {
+    this.#output.push(encodeOptionReply(option, type));
+  }
+
+  #error(option: number, error: number, message: string): void {
+    this.#output.push(encodeOptionError(option, { error, message }));
+  }
+
+  #reject(reason: string): number {
+    this.#outcome = { kind: 'rejected', reason };
+    return 0;
+  }
+}
+
+function isKnown(option: number): boolean {
+  switch (option) {
+    case NBD_OPT.EXPORT_NAME:
+    case NBD_OPT.ABORT:
+    case NBD_OPT.LIST:
+    case NBD_OPT.INFO:
+    case NBD_OPT.GO:
+      return true;
+    default:
+      return false;
+  }
+}

@@ -1,0 +1,119 @@
+// Option data, both ways: decodes what INFO and GO ask for, encodes every option reply. Lengths inside the data are
+// checked against the data, and texts that go back are capped.
+import { isUtf8 } from 'node:buffer';
+import {
+  NBD_EXPORT_NAME_ZEROES,
+  NBD_INFO,
+  NBD_MAX_STRING_BYTES,
+  NBD_REP,
+  NBD_REP_ERR,
+  NBD_REP_MAGIC,
+} from './constants.ts';
+import type { ExportInfo } from './server-exports.ts';
+import {
+  exportNameReplyStruct,
+  infoBlockSizeStruct,
+  infoExportStruct,
+  infoTextStruct,
+  optionReplyStruct,
+  serverReplyStruct,
+} from './server-layouts.ts';
+
+/** Longest piece of a client's own text that is sent or logged back, characters. */
+const MAX_ECHO_CHARS = 64;
+
+export interface InfoRequest {
+  readonly name: string;
+  /** NBD_INFO_* values asked for; unknown ones are to be ignored. */
+  readonly wanted: ReadonlySet<number>;
+}
+
+/** Why an option is refused. */
+export interface OptionError {
+  readonly error: number;
+  readonly message: string;
+}
+
+/** Decodes the data of INFO or GO: name length, name, count, that many 16-bit requests, and nothing more. */
+export function parseInfoRequest(data: Buffer): InfoRequest | OptionError {
+  if (data.length < 6) return invalid(`option data of ${data.length} bytes; at least 6 are needed`);
+  const nameBytes = data.readUInt32BE(0);
+  if (nameBytes > data.length - 6) {
+    return invalid(`a name of ${nameBytes} bytes does not fit in ${data.length} bytes of option data`);
+  }
+  const name = parseName(data.subarray(4, 4 + nameBytes));
+  if (typeof name !== 'string') return name;
+  const countAt = 4 + nameBytes;
+  const count = data.readUInt16BE(countAt);
+  if (countAt + 2 + count * 2 !== data.length) {
+    return invalid(`${count} information requests do not fill ${data.length} bytes of option data`);
+  }
+  const wanted = new Set<number>();
+  for (let i = 0; i < count; i += 1) wanted.add(data.readUInt16BE(countAt + 2 + i * 2));
+  return { name, wanted };
+}
+
+/** Decodes an export name: a string as the spec defines it. */
+export function parseName(bytes: Buffer): string | OptionError {
+  if (bytes.length > NBD_MAX_STRING_BYTES) {
+    const message = `a name of ${bytes.length} bytes; at most ${NBD_MAX_STRING_BYTES} are allowed`;
+    return { error: NBD_REP_ERR.TOO_BIG, message };
+  }
+  if (!isUtf8(bytes) || bytes.includes(0)) return invalid('the export name is not UTF-8 text without NUL');
+  return bytes.toString('utf8');
+}
+
+function invalid(message: string): OptionError {
+  return { error: NBD_REP_ERR.INVALID, message };
+}
+
+/** A client's text as it may be shown: short, and nothing that a terminal would act on. */
+export function echo(text: string): string {
+  const shown = text.length > MAX_ECHO_CHARS ? `${text.slice(0, MAX_ECHO_CHARS)}...` : text;
+  return JSON.stringify(shown.replace(/[^\x20-\x7e]/g, '?'));
+}
+
+/** One option reply. @param data at most a few KiB: everything that can be long was capped before */
+export function encodeOptionReply(option: number, type: number, ...data: readonly Buffer[]): Buffer {
+  const length = data.reduce((sum, part) => sum + part.length, 0);
+  return Buffer.concat([optionReplyStruct.encode({ magic: NBD_REP_MAGIC, option, type, length }), ...data]);
+}
+
+/** An error reply with its message for the client's user. */
+export function encodeOptionError(option: number, { error, message }: OptionError): Buffer {
+  return encodeOptionReply(option, error, Buffer.from(message));
+}
+
+/** The answer to EXPORT_NAME. */
+export function encodeExportNameReply(info: ExportInfo, withZeroes: boolean): Buffer {
+  const reply = exportNameReplyStruct.encode({ sizeBytes: info.sizeBytes, flags: info.transmissionFlags });
+  return withZeroes ? Buffer.concat([reply, Buffer.alloc(NBD_EXPORT_NAME_ZEROES)]) : reply;
+}
+
+/** One line of LIST. */
+export function encodeServerReply(option: number, info: ExportInfo): Buffer {
+  const name = Buffer.from(info.name);
+  const description = Buffer.from(info.description ?? '');
+  const head = serverReplyStruct.encode({ nameLength: name.length });
+  return encodeOptionReply(option, NBD_REP.SERVER, head, name, description);
+}
+
+/** The information replies to INFO or GO, without the final ACK. */
+export function encodeInfoReplies(option: number, info: ExportInfo, wanted: ReadonlySet<number>): Buffer[] {
+  const { sizeBytes, transmissionFlags: flags, minBlockBytes, preferredBlockBytes, maxPayloadBytes } = info;
+  const replies = [infoExportStruct.encode({ type: NBD_INFO.EXPORT, sizeBytes, flags })];
+  if (wanted.has(NBD_INFO.NAME)) replies.push(infoText(NBD_INFO.NAME, info.name));
+  if (wanted.has(NBD_INFO.DESCRIPTION) && info.description !== undefined) {
+    replies.push(infoText(NBD_INFO.DESCRIPTION, info.description));
+  }
+  // Sent unasked too where it matters: the spec lets a server do so, and a client that understands it is spared errors.
+  if (wanted.has(NBD_INFO.BLOCK_SIZE) || minBlockBytes > 1) {
+    const sizes = { minBlockBytes, preferredBlockBytes, maxPayloadBytes };
+    replies.push(infoBlockSizeStruct.encode({ type: NBD_INFO.BLOCK_SIZE, ...sizes }));
+  }
+  return replies.map((data) => encodeOptionReply(option, NBD_REP.INFO, data));
+}
+
+function infoText(type: number, text: string): Buffer {
+  return Buffer.concat([infoTextStruct.encode({ type }), Buffer.from(text)]);
+}
