@@ -1,0 +1,174 @@
+// `repagent serve`: its options and what they mean. The body is in run/serve.ts.
+import { UsageError } from '../../base/errors.ts';
+import { DEFAULT_QUEUE_BYTES, SECTOR_BYTES } from '../../base/limits.ts';
+import type { LogLevel } from '../../base/log.ts';
+import { parseSize } from '../../base/size.ts';
+import type { ControlAddress } from '../../control/address.ts';
+import { defineCommand } from '../command.ts';
+import type { OptionTable, RawOptions } from '../option-table.ts';
+import {
+  checkExposure,
+  DEFAULT_NBD_LISTEN,
+  type HostPort,
+  type ListenAddress,
+  parseControl,
+  parseHub,
+  parseListen,
+} from '../parse-address.ts';
+import { isNbdUri, type NamedSource, parseImages } from '../parse-image.ts';
+import { parseCount, parseVmName, stateDirOf } from '../parse-values.ts';
+import { insecureOption, listenControlOption, logLevelOption } from './shared-options.ts';
+
+export const SERVE_OPTIONS = {
+  image: {
+    type: 'text',
+    repeatable: true,
+    positional: 'IMAGE',
+    describe: 'PATH, NAME=PATH or NAME=nbd://HOST/EXPORT; the first is also the default export',
+  },
+  format: {
+    type: 'text',
+    describe: 'image format: raw, or one that a local qemu-nbd opens (qcow2, vmdk, vhdx...)',
+    fallback: 'raw',
+  },
+  create: { type: 'text', describe: 'create a missing raw image, sparse, of this size (64M, 20G)' },
+  listen: {
+    type: 'text',
+    repeatable: true,
+    describe: 'NBD address, repeatable: HOST:PORT, [IPV6]:PORT or unix:PATH',
+    fallback: `${DEFAULT_NBD_LISTEN}, or the sockets that systemd passes`,
+  },
+  hub: {
+    type: 'text',
+    alias: 'repagent',
+    describe: 'replicate to this hub: HOST[:PORT]',
+    fallback: 'none: a plain NBD server',
+  },
+  'vm-name': { type: 'text', describe: 'how the hub shows this machine', fallback: 'the host name' },
+  filter: {
+    type: 'text',
+    repeatable: true,
+    describe: 'name,key=value,... repeatable, outermost first; `repagent filters` lists them',
+  },
+  control: listenControlOption,
+  'read-only': { type: 'flag', describe: 'refuse writes' },
+  'max-connections': { type: 'text', describe: 'NBD connections at a time', fallback: 'no limit of its own' },
+  'queue-bytes': {
+    type: 'text',
+    describe: 'memory for changes that wait for the hub; beyond it they are only marked dirty',
+    fallback: '64M',
+  },
+  'state-dir': {
+    type: 'text',
+    describe: 'durable records of this agent',
+    fallback: "repagent in the user's state folder",
+  },
+  'log-level': logLevelOption,
+  insecure: insecureOption,
+} as const satisfies OptionTable;
+
+export interface ServeConfig {
+  readonly images: readonly NamedSource[];
+  readonly format: string;
+  /** Size for a missing image, bytes; undefined refuses one. */
+  readonly createSizeBytes: number | undefined;
+  /** Empty when nothing was asked for. */
+  readonly listen: readonly ListenAddress[];
+  readonly hub: HostPort | undefined;
+  readonly vmName: string;
+  readonly filters: readonly string[];
+  readonly control: ControlAddress | undefined;
+  readonly readOnly: boolean;
+  readonly maxConnections: number | undefined;
+  readonly queueBytes: number;
+  readonly stateDir: string;
+  readonly logLevel: LogLevel;
+  readonly insecure: boolean;
+}
+
+const MAX_CONNECTIONS_LIMIT = 65_536;
+
+/** Gives the options their meaning. @throws UsageError */
+export function resolveServe(raw: RawOptions<typeof SERVE_OPTIONS>): ServeConfig {
+  const images = parseImages(raw.image ?? []);
+  const format = parseFormat(raw.format ?? 'raw');
+  const listen = (raw.listen ?? []).map((text) => parseListen(text));
+  checkExposure(listen, raw.insecure ?? false, 'NBD connections');
+  return {
+    images,
+    format,
+    createSizeBytes: parseCreate(raw.create, format, images),
+    listen,
+    hub: raw.hub === undefined ? undefined : parseHub(raw.hub),
+    vmName: parseVmName(raw['vm-name']),
+    filters: raw.filter ?? [],
+    control: raw.control === undefined ? undefined : parseControl(raw.control),
+    readOnly: raw['read-only'] ?? false,
+    maxConnections:
+      raw['max-connections'] === undefined
+        ? undefined
+        : parseCount(raw['max-connections'], '--max-connections', MAX_CONNECTIONS_LIMIT),
+    queueBytes: parseQueueBytes(raw['queue-bytes']),
+    stateDir: stateDirOf(raw['state-dir']),
+    logLevel: raw['log-level'] ?? 'info',
+    insecure: raw.insecure ?? false,
+  };
+}
+
+function parseFormat(text: string): string {
+  if (!/^[a-z0-9_-]{1,32}$/i.test(text)) {
+    throw new UsageError(
+      `--format: ${JSON.stringify(text)} is no format; use raw, or one of qemu-nbd's such as qcow2`,
+    );
+  }
+  return text;
+}
+
+function parseCreate(
+  text: string | undefined,
+  format: string,
+  images: readonly NamedSource[],
+): number | undefined {
+  if (text === undefined) return undefined;
+  const bytes = parseSize(text, '--create');
+  if (bytes === 0 || bytes % SECTOR_BYTES !== 0) {
+    throw new UsageError(`--create: ${text} is no multiple of ${SECTOR_BYTES} bytes above 0`);
+  }
+  if (format !== 'raw') {
+    throw new UsageError(
+      `--create makes raw images only; for ${format} run: qemu-img create -f ${format} FILE ${text}`,
+    );
+  }
+  if (images.every((image) => isNbdUri(image.source))) {
+    throw new UsageError('--create makes image files, and every image here is an NBD server');
+  }
+  return bytes;
+}
+
+function parseQueueBytes(text: string | undefined): number {
+  if (text === undefined) return DEFAULT_QUEUE_BYTES;
+  const bytes = parseSize(text, '--queue-bytes');
+  if (bytes < SECTOR_BYTES)
+    throw new UsageError(`--queue-bytes: at least ${SECTOR_BYTES} bytes, such as 64M`);
+  return bytes;
+}
+
+export const serveCommand = defineCommand({
+  name: 'serve',
+  describe: 'Expose disk images over NBD, and replicate them when there is a hub',
+  options: SERVE_OPTIONS,
+  examples: [
+    ['serve disk.img', 'an NBD server for one raw image, on 127.0.0.1:10809'],
+    ['serve disk.img --hub 192.0.2.7', 'the same, and every change goes to the hub'],
+    ['serve root=a.img data=b.img --listen unix:/run/vm.sock', 'two exports on a unix socket'],
+    ['serve vm.qcow2 --format qcow2 --hub 127.0.0.1', 'any format that qemu-nbd opens'],
+    ['serve new.img --create 20G --filter log --filter delay,write=5ms', 'a new disk below two filters'],
+    ['serve --config /etc/repagent/vm.yaml', 'everything from a file; options win over it'],
+  ],
+  configFile: true,
+  run: async (raw) => {
+    const config = resolveServe(raw);
+    const { runServe } = await import('../run/serve.ts');
+    return runServe(config);
+  },
+});

@@ -1,0 +1,42 @@
+// `repagent wait`: its options. The body is in run/wait.ts.
+import { UsageError } from '../../base/errors.ts';
+import { parseDurationMs } from '../../base/size.ts';
+import { defineCommand } from '../command.ts';
+import type { OptionTable } from '../option-table.ts';
+import { parseControl } from '../parse-address.ts';
+import { askControlOption, stateOption, volumeOption } from './shared-options.ts';
+
+const WAIT_OPTIONS = {
+  state: stateOption,
+  volume: volumeOption,
+  timeout: { type: 'text', describe: 'seconds, or 500ms, 2m, 1h; then exit 1', fallback: 'for ever' },
+  control: askControlOption,
+} as const satisfies OptionTable;
+
+/** Longest wait that a timer can measure, milliseconds. */
+const MAX_TIMEOUT_MS = 2 ** 31 - 1;
+
+/** @throws UsageError */
+export function parseTimeout(text: string | undefined): number | undefined {
+  if (text === undefined) return undefined;
+  const ms = parseDurationMs(text, '--timeout');
+  if (ms > MAX_TIMEOUT_MS) throw new UsageError('--timeout: at most 24 days');
+  return ms;
+}
+
+export const waitCommand = defineCommand({
+  name: 'wait',
+  describe: 'Wait until volumes reach a state',
+  options: WAIT_OPTIONS,
+  examples: [
+    ['wait --state protected', 'until every volume is protected'],
+    ['wait --volume disk --timeout 60', 'exit 1 when `disk` is not protected within a minute'],
+  ],
+  configFile: true,
+  run: async (raw) => {
+    const control = raw.control === undefined ? undefined : parseControl(raw.control);
+    const timeoutMs = parseTimeout(raw.timeout);
+    const { runWait } = await import('../run/wait.ts');
+    return runWait({ control, state: raw.state ?? 'protected', volume: raw.volume, timeoutMs });
+  },
+});

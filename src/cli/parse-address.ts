@@ -1,0 +1,111 @@
+// Addresses as the command line takes them, as values. Nothing here resolves a name or opens a socket.
+import { isIP } from 'node:net';
+import { UsageError } from '../base/errors.ts';
+import { type ControlAddress, isLoopbackHost } from '../control/address.ts';
+
+export type ListenAddress =
+  | { readonly kind: 'tcp'; readonly host: string; readonly port: number }
+  | { readonly kind: 'unix'; readonly path: string };
+
+export interface HostPort {
+  readonly host: string;
+  readonly port: number;
+}
+
+export const DEFAULT_NBD_LISTEN = '127.0.0.1:10809';
+export const DEFAULT_HUB_LISTEN = '127.0.0.1:9010';
+export const DEFAULT_HUB_PORT = 9010;
+
+/**
+ * `HOST:PORT`, `[IPV6]:PORT` or `unix:PATH`.
+ * @param label names the option in errors
+ * @throws UsageError
+ */
+export function parseListen(text: string, label = '--listen'): ListenAddress {
+  const path = unixPath(text, label);
+  if (path !== undefined) return { kind: 'unix', path };
+  return { kind: 'tcp', ...parseHostPort(text, label) };
+}
+
+/** As {@link parseListen}, but a TCP address must be loopback. @throws UsageError */
+export function parseControl(text: string, label = '--control'): ControlAddress {
+  const address = parseListen(text, label);
+  if (address.kind === 'tcp' && !isLoopbackHost(address.host)) {
+    throw new UsageError(
+      `${label}: ${text} can be reached from other machines; use unix:PATH or 127.0.0.1:PORT`,
+    );
+  }
+  return address;
+}
+
+/**
+ * `HOST:PORT` or `[IPV6]:PORT`; port 0 lets the system choose.
+ * @throws UsageError
+ */
+export function parseHostPort(text: string, label: string): HostPort {
+  const match = /^(?:\[([^\]]*)\]|([^:[\]/\s]*)):(\d{1,5})$/.exec(text);
+  const host = match?.[1] ?? match?.[2] ?? '';
+  const wrong = !match || host === '' || (match[1] !== undefined && isIP(host) !== 6);
+  if (wrong) {
+    const hint = /^\d+$/.test(text) ? `; did you mean 127.0.0.1:${text}?` : '';
+    throw new UsageError(
+      `${label}: ${JSON.stringify(text)} is not an address; use HOST:PORT, [IPV6]:PORT or unix:PATH${hint}`,
+    );
+  }
+  return { host, port: parsePort(match[3]!, label, 0) };
+}
+
+/**
+ * `HOST`, `HOST:PORT`, `[IPV6]`, `[IPV6]:PORT`, or the URL that a hub prints; the port is 9010 unless given.
+ * @throws UsageError
+ */
+export function parseHub(text: string, label = '--hub'): HostPort {
+  const bare = text.replace(/^repagent:\/\//, '').replace(/\/$/, '');
+  if (isIP(bare) === 6) return { host: bare, port: DEFAULT_HUB_PORT };
+  const match = /^(?:\[([^\]]*)\]|([^:[\]/\s]+))(?::(\d{1,5}))?$/.exec(bare);
+  if (!match || (match[1] !== undefined && isIP(match[1]) !== 6)) {
+    throw new UsageError(
+      `${label}: ${JSON.stringify(text)} is not a hub's address; use HOST, HOST:PORT or [IPV6]:PORT`,
+    );
+  }
+  return {
+    host: match[1] ?? match[2]!,
+    port: match[3] === undefined ? DEFAULT_HUB_PORT : parsePort(match[3], label, 1),
+  };
+}
+
+/** `HOST:PORT` with brackets where they belong. */
+export function formatHostPort({ host, port }: HostPort): string {
+  return `${isIP(host) === 6 ? `[${host}]` : host}:${port}`;
+}
+
+/**
+ * Refuses an address that other machines can reach, unless the user accepted it.
+ * @throws UsageError
+ */
+export function checkExposure(addresses: readonly ListenAddress[], insecure: boolean, what: string): void {
+  if (insecure) return;
+  for (const address of addresses) {
+    if (address.kind === 'unix' || isLoopbackHost(address.host)) continue;
+    throw new UsageError(
+      `--listen: ${formatHostPort(address)} can be reached from other machines, and ${what} are neither ` +
+        'encrypted nor authenticated; listen on 127.0.0.1 or unix:PATH, or accept it with --insecure',
+    );
+  }
+}
+
+function unixPath(text: string, label: string): string | undefined {
+  if (!text.startsWith('unix:')) return undefined;
+  const path = text.slice('unix:'.length);
+  if (path === '' || path.includes('\0'))
+    throw new UsageError(`${label}: unix: needs a path, as in unix:/run/a.sock`);
+  return path;
+}
+
+function parsePort(text: string, label: string, min: number): number {
+  const port = Number(text);
+  if (port < min || port > 65_535) {
+    throw new UsageError(`${label}: port ${text} is outside ${min}..65535`);
+  }
+  return port;
+}

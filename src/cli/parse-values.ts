@@ -1,0 +1,46 @@
+// Values that several commands share: log levels, counts, names, directories.
+import { homedir, hostname } from 'node:os';
+import { join, resolve } from 'node:path';
+import { UsageError } from '../base/errors.ts';
+import { MAX_NAME_BYTES } from '../base/limits.ts';
+import type { LogLevel } from '../base/log.ts';
+
+/** Written out here because loading the logger would slow every `--help`; a test compares it with the logger's own list. */
+export const LOG_LEVEL_CHOICES = [
+  'trace',
+  'debug',
+  'info',
+  'warn',
+  'error',
+  'fatal',
+  'silent',
+] as const satisfies readonly LogLevel[];
+
+type Environment = Readonly<Record<string, string | undefined>>;
+
+/** A whole number of at least 1. @throws UsageError */
+export function parseCount(text: string, label: string, max: number): number {
+  const value = /^\d{1,10}$/.test(text) ? Number(text) : Number.NaN;
+  if (!(value >= 1 && value <= max)) {
+    throw new UsageError(`${label}: ${JSON.stringify(text)} is not a whole number from 1 to ${max}`);
+  }
+  return value;
+}
+
+/** The name that a hub shows a machine by. @throws UsageError */
+export function parseVmName(text: string | undefined): string {
+  const name = text ?? hostname();
+  const length = Buffer.byteLength(name);
+  if (length < 1 || length > MAX_NAME_BYTES || /[\p{Cc}/]/u.test(name) || name === '.' || name === '..') {
+    throw new UsageError(
+      `--vm-name: ${JSON.stringify(name)} is no machine name; use 1 to ${MAX_NAME_BYTES} bytes without slashes`,
+    );
+  }
+  return name;
+}
+
+/** The given directory, or `repagent` in the user's state folder. */
+export function stateDirOf(text: string | undefined, env: Environment = process.env): string {
+  if (text !== undefined) return resolve(text);
+  return join(env.XDG_STATE_HOME || join(homedir(), '.local', 'state'), 'repagent');
+}

@@ -1,0 +1,81 @@
+// One exported disk: the image, the filters asked for, and with a hub the mirroring filter in its place among them.
+import { UsageError } from '../../base/errors.ts';
+import type { Logger } from '../../base/log.ts';
+import type { BlockDevice } from '../../blockdev/block-device.ts';
+import { openImage } from '../../blockdev/open-image.ts';
+import { buildChain, type ChainLink } from '../../filter/chain.ts';
+import { createFilterContext, type FilterStatus } from '../../filter/context.ts';
+import { type FilterSpec, splitSpec } from '../../filter/filter-spec.ts';
+import { filterLink, parseFilterSpec } from '../../filter/registry.ts';
+import type { NamedSource } from '../parse-image.ts';
+
+/** What a chain is made of, outermost first; `mirror` stands for the mirroring filter. */
+export type PlannedLink = FilterSpec | 'mirror';
+
+/** A volume that is open. */
+export interface Volume {
+  readonly name: string;
+  /** The top of the chain; closing it closes everything down to the image. */
+  readonly device: BlockDevice;
+  /** What the chain's filters publish, by name. */
+  stats(): Record<string, FilterStatus>;
+}
+
+export interface VolumeOptions {
+  readonly image: NamedSource;
+  readonly format: string;
+  readonly readOnly: boolean;
+  readonly createSizeBytes: number | undefined;
+  readonly plan: readonly PlannedLink[];
+  /** Puts the mirroring filter over the device. */
+  readonly protect: (name: string, below: BlockDevice) => BlockDevice;
+  readonly logger: Logger;
+}
+
+/** The name that places the mirroring filter among the others. */
+const MIRROR_NAME = 'repagent';
+
+/**
+ * Reads the `--filter` options. With a hub the mirroring filter is the innermost unless `repagent` is placed.
+ * @throws UsageError for a spec that is wrong, or a placed mirror that has no hub
+ */
+export async function planLinks(specs: readonly string[], hasHub: boolean): Promise<PlannedLink[]> {
+  const plan: PlannedLink[] = [];
+  for (const text of specs) {
+    const { name, values } = splitSpec(text);
+    if (name !== MIRROR_NAME) {
+      plan.push(await parseFilterSpec(text));
+      continue;
+    }
+    if (values.size > 0)
+      throw new UsageError(`--filter ${MIRROR_NAME}: takes no options; the hub is given by --hub`);
+    if (!hasHub) throw new UsageError(`--filter ${MIRROR_NAME}: needs a hub; add --hub HOST[:PORT]`);
+    if (plan.includes('mirror'))
+      throw new UsageError(`--filter ${MIRROR_NAME}: was given twice; place it once`);
+    plan.push('mirror');
+  }
+  if (hasHub && !plan.includes('mirror')) plan.push('mirror');
+  return plan;
+}
+
+/**
+ * Opens the image and builds its chain; nothing stays open when that fails.
+ * @throws UsageError or OperationError naming the image or the filter
+ */
+export async function openVolume(options: VolumeOptions): Promise<Volume> {
+  const { image, format, readOnly, createSizeBytes, plan, protect } = options;
+  const logger = options.logger.child({ volume: image.name });
+  const bottom = await openImage({ source: image.source, format, readOnly, createSizeBytes, logger });
+  const context = createFilterContext({ logger, exportName: image.name });
+  // The hub knows whole sectors only, so whatever is finer than that is made whole right above the mirror.
+  const align = await parseFilterSpec('align');
+  const links: ChainLink[] = plan.flatMap((link) => {
+    if (link !== 'mirror') return [filterLink(link, context)];
+    return [
+      filterLink(align, context),
+      { name: MIRROR_NAME, wrap: (below: BlockDevice) => protect(image.name, below) },
+    ];
+  });
+  const device = await buildChain(bottom, links, { logger, exportName: image.name });
+  return { name: image.name, device, stats: () => context.status() };
+}

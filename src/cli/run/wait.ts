@@ -1,0 +1,70 @@
+// `repagent wait`: looks at the status until the volumes are in a state, and says why when the time is up.
+import { errorMessage, OperationError } from '../../base/errors.ts';
+import type { ControlAddress } from '../../control/address.ts';
+import { fetchStatus } from '../../control/client.ts';
+import type { ProcessStatus, VolumeState, VolumeStatus } from '../../control/status.ts';
+import { statusLine } from '../view/status-table.ts';
+import { findControl } from './find-control.ts';
+import { pause } from './pause.ts';
+
+export interface WaitRequest {
+  readonly control: ControlAddress | undefined;
+  readonly state: VolumeState;
+  readonly volume: string | undefined;
+  /** Milliseconds; undefined waits for ever. */
+  readonly timeoutMs: number | undefined;
+}
+
+const LOOK_INTERVAL_MS = 100;
+
+/** @returns 0 when the state is reached, 1 when the time was up first @throws OperationError when nobody can be asked */
+export async function runWait(request: WaitRequest): Promise<number> {
+  const { timeoutMs } = request;
+  const endsAt = timeoutMs === undefined ? Number.POSITIVE_INFINITY : performance.now() + timeoutMs;
+  for (;;) {
+    const state = await look(request);
+    if (state === 'reached') return 0;
+    const left = endsAt - performance.now();
+    if (left <= 0) {
+      process.stderr.write(
+        `repagent: not ${request.state} after ${(timeoutMs ?? 0) / 1000} s: ${state.why}\n`,
+      );
+      return 1;
+    }
+    await pause(Math.min(LOOK_INTERVAL_MS, left));
+  }
+}
+
+/** With a time limit, a process that is not there yet is waited for too. */
+async function look(request: WaitRequest): Promise<'reached' | { readonly why: string }> {
+  let status: ProcessStatus;
+  try {
+    status = await fetchStatus(await findControl(request.control));
+  } catch (error) {
+    if (request.timeoutMs === undefined || !(error instanceof OperationError)) throw error;
+    return { why: errorMessage(error) };
+  }
+  return judge(status, request.state, request.volume);
+}
+
+/** Whether `status` is what is waited for; if not, why. */
+export function judge(
+  status: ProcessStatus,
+  state: VolumeState,
+  volume: string | undefined,
+): 'reached' | { readonly why: string } {
+  const wanted = volume === undefined ? status.volumes : status.volumes.filter((one) => one.name === volume);
+  if (wanted.length === 0) {
+    const known = status.volumes.map((one) => one.name).join(', ') || 'none';
+    return {
+      why:
+        volume === undefined ? 'there are no volumes' : `there is no volume ${volume}; there are: ${known}`,
+    };
+  }
+  const others = wanted.filter((one) => one.state !== state);
+  if (others.length === 0) return 'reached';
+  const link =
+    status.link && status.link.state !== 'live' ? `; hub ${status.link.hub} is ${status.link.state}` : '';
+  const error = status.link?.lastError ? ` (${status.link.lastError})` : '';
+  return { why: others.map((one: VolumeStatus) => statusLine(one)).join('; ') + link + error };
+}

@@ -1,0 +1,49 @@
+// Figures of a status as text. What is not known reads `unknown`, never 0; what has no meaning now reads `-`.
+import { formatBytes, formatDuration } from '../../base/size.ts';
+import type { VolumeStatus } from '../../control/status.ts';
+
+const UNKNOWN = 'unknown';
+const NOT_NOW = '-';
+
+/** A process of another version may leave a figure out. */
+function isKnown(value: number | null | undefined): value is number {
+  return typeof value === 'number' && Number.isFinite(value);
+}
+
+export function bytesText(value: number | null | undefined): string {
+  return isKnown(value) ? formatBytes(value) : UNKNOWN;
+}
+
+export function countText(value: number | null | undefined): string {
+  return isKnown(value) ? String(value) : UNKNOWN;
+}
+
+export function durationText(ms: number | null | undefined): string {
+  return isKnown(ms) ? formatDuration(ms) : UNKNOWN;
+}
+
+export function rateText(bytesPerSecond: number | null | undefined): string {
+  return isKnown(bytesPerSecond) ? `${formatBytes(bytesPerSecond)}/s` : UNKNOWN;
+}
+
+/** Whether a sync runs, so that it has a rate and an end. */
+export function isSyncing(volume: VolumeStatus): boolean {
+  return volume.state === 'initial-sync' || volume.state === 'resync' || volume.state === 'converging';
+}
+
+export function syncPercent(volume: VolumeStatus): number | undefined {
+  return isKnown(volume.syncPercent) ? volume.syncPercent : undefined;
+}
+
+/** Rounded down, so that 100% means done. */
+export function percentText(percent: number): string {
+  return `${Math.floor(percent)}%`;
+}
+
+export function syncRateText(volume: VolumeStatus): string {
+  return isSyncing(volume) ? rateText(volume.syncBytesPerSecond) : NOT_NOW;
+}
+
+export function timeLeftText(volume: VolumeStatus): string {
+  return isSyncing(volume) ? durationText(volume.syncTimeLeftMs) : NOT_NOW;
+}

@@ -1,0 +1,144 @@
+// The status of a process as a table that fits the terminal, and as one line per volume for logs and pipes.
+import type { ProcessStatus, VolumeState, VolumeStatus } from '../../control/status.ts';
+import {
+  bytesText,
+  countText,
+  durationText,
+  percentText,
+  syncPercent,
+  syncRateText,
+  timeLeftText,
+} from './figures.ts';
+import { bar, type Color, type Look, paint, printable, shorten } from './terminal.ts';
+
+interface Column {
+  readonly title: string;
+  /** Columns with the lowest value are left out first when the terminal is narrow; those without one never are. */
+  readonly keep?: number;
+  readonly right?: boolean;
+  readonly cell: (volume: VolumeStatus, look: Look) => string;
+}
+
+const BAR_WIDTH = 12;
+const MIN_NAME_COLUMNS = 6;
+const GAP = '  ';
+
+const STATE_COLORS: Readonly<Record<VolumeState, Color>> = {
+  unprotected: 'dim',
+  'initial-sync': 'yellow',
+  resync: 'yellow',
+  converging: 'yellow',
+  protected: 'green',
+  degraded: 'red',
+  failed: 'red',
+};
+
+const COLUMNS: readonly Column[] = [
+  { title: 'VOLUME', cell: (volume) => printable(volume.name) },
+  { title: 'STATE', cell: (volume) => printable(volume.state) },
+  { title: 'SYNC', keep: 9, cell: syncCell },
+  { title: 'RATE', keep: 3, right: true, cell: syncRateText },
+  { title: 'LEFT', keep: 5, right: true, cell: timeLeftText },
+  { title: 'DIRTY', keep: 8, right: true, cell: (volume) => bytesText(volume.dirtyBytes) },
+  { title: 'QUEUED', keep: 4, right: true, cell: (volume) => bytesText(volume.queuedBytes) },
+  { title: 'SENT', keep: 2, right: true, cell: (volume) => countText(volume.sequence) },
+  { title: 'ACKED', keep: 1, right: true, cell: (volume) => countText(volume.ackedSequence) },
+  { title: 'LAG', keep: 7, right: true, cell: (volume) => durationText(volume.lagMs) },
+  { title: 'SIZE', keep: 0, right: true, cell: (volume) => bytesText(volume.sizeBytes) },
+];
+
+const VM_COLUMN: Column = { title: 'VM', keep: 10, cell: (volume) => printable(volume.vmName) || '-' };
+
+/** The lines of the table; none is longer than the terminal is wide. */
+export function statusTable(status: ProcessStatus, look: Look): string[] {
+  const lines = headLines(status).map((line) => shorten(line, look.columns, look));
+  const { volumes } = status;
+  if (volumes.length === 0) return [...lines, 'no volumes yet'];
+  const columns = fitColumns(status, look);
+  const widths = columns.map((column) => widthOf(column, volumes, look));
+  const overflow = sum(widths) + GAP.length * (widths.length - 1) - look.columns;
+  if (overflow > 0) widths[0] = Math.max(MIN_NAME_COLUMNS, widths[0]! - overflow);
+  const title = columns.map((column, index) =>
+    pad(column.title, widths[index]!, column.right ?? false, look),
+  );
+  lines.push(paint(shorten(title.join(GAP).trimEnd(), look.columns, look), 'dim', look));
+  for (const volume of volumes) {
+    const cells = columns.map((column, index) => {
+      const text = pad(column.cell(volume, look), widths[index]!, column.right ?? false, look);
+      return column.title === 'STATE' ? paint(text, STATE_COLORS[volume.state] ?? 'dim', look) : text;
+    });
+    lines.push(cells.join(GAP).trimEnd());
+    if (volume.lastError) {
+      lines.push(
+        paint(shorten(`  last error: ${printable(volume.lastError)}`, look.columns, look), 'red', look),
+      );
+    }
+  }
+  return lines;
+}
+
+/** One line that stands for itself, for `--watch` into a file. */
+export function statusLine(volume: VolumeStatus): string {
+  const percent = syncPercent(volume);
+  const fields = [
+    volume.vmName === '' ? printable(volume.name) : `${printable(volume.vmName)}/${printable(volume.name)}`,
+    `state=${printable(volume.state)}`,
+    `sync=${percent === undefined ? '-' : percentText(percent)}`,
+    `rate=${syncRateText(volume)}`,
+    `left=${timeLeftText(volume)}`,
+    `dirty=${bytesText(volume.dirtyBytes)}`,
+    `queued=${bytesText(volume.queuedBytes)}`,
+    `sent=${countText(volume.sequence)}`,
+    `acked=${countText(volume.ackedSequence)}`,
+    `lag=${durationText(volume.lagMs)}`,
+  ];
+  const figures = fields.map((field) => field.replace(/(\d) (\w)/g, '$1$2')).join(' ');
+  return volume.lastError ? `${figures} error=${JSON.stringify(printable(volume.lastError))}` : figures;
+}
+
+function headLines(status: ProcessStatus): string[] {
+  const where = status.listening.map(printable).join(' ') || 'nothing yet';
+  const lines = [`${status.role} ${status.pid} (repagent ${printable(status.version)}), listening ${where}`];
+  if (status.link) lines.push(`hub ${printable(status.link.hub)}: ${printable(status.link.state)}`);
+  else if (status.role === 'agent') lines.push('no hub: nothing is replicated');
+  if (status.link?.lastError) lines.push(`  last error: ${printable(status.link.lastError)}`);
+  return lines;
+}
+
+function fitColumns(status: ProcessStatus, look: Look): Column[] {
+  const columns = status.role === 'hub' ? [COLUMNS[0]!, VM_COLUMN, ...COLUMNS.slice(1)] : [...COLUMNS];
+  const width = (): number =>
+    sum(columns.map((column) => widthOf(column, status.volumes, look))) + GAP.length * (columns.length - 1);
+  while (width() > look.columns) {
+    const least = columns
+      .filter((column) => column.keep !== undefined)
+      .reduce<Column | undefined>(
+        (low, one) => (low === undefined || one.keep! < low.keep! ? one : low),
+        undefined,
+      );
+    if (!least) break;
+    columns.splice(columns.indexOf(least), 1);
+  }
+  return columns;
+}
+
+function widthOf(column: Column, volumes: readonly VolumeStatus[], look: Look): number {
+  const cells = volumes.map((volume) => [...column.cell(volume, look)].length);
+  return Math.max(column.title.length, ...cells);
+}
+
+function syncCell(volume: VolumeStatus, look: Look): string {
+  const percent = syncPercent(volume);
+  if (percent === undefined) return '-';
+  return `${bar(percent, BAR_WIDTH, look)} ${percentText(percent).padStart(4)}`;
+}
+
+function pad(text: string, width: number, right: boolean, look: Look): string {
+  const short = shorten(text, width, look);
+  const blank = ' '.repeat(width - [...short].length);
+  return right ? blank + short : short + blank;
+}
+
+function sum(values: readonly number[]): number {
+  return values.reduce((total, value) => total + value, 0);
+}

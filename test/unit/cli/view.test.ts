@@ -1,0 +1,200 @@
+// What people see: bars, figures, the status table at every width.
+import { stripVTControlCharacters } from 'node:util';
+import { describe, expect, it } from 'vitest';
+import { describeResult } from '../../../src/cli/run/verify.ts';
+import { judge } from '../../../src/cli/run/wait.ts';
+import {
+  bytesText,
+  durationText,
+  rateText,
+  syncRateText,
+  timeLeftText,
+} from '../../../src/cli/view/figures.ts';
+import { progressText } from '../../../src/cli/view/progress-line.ts';
+import { statusLine, statusTable } from '../../../src/cli/view/status-table.ts';
+import { bar, type Look, lookOf, paint, printable, shorten } from '../../../src/cli/view/terminal.ts';
+import { sampleStatus, sampleVolume } from '../control/samples.ts';
+
+const plain: Look = { columns: 120, color: false, unicode: false };
+const fancy: Look = { columns: 120, color: true, unicode: true };
+
+describe('terminal', () => {
+  it('draws a bar that is full only at the end', () => {
+    expect(bar(0, 10, plain)).toBe('----------');
+    expect(bar(55, 10, plain)).toBe('#####-----');
+    expect(bar(99.9, 10, plain)).toBe('#########-');
+    expect(bar(100, 10, fancy)).toBe('██████████');
+    expect(bar(250, 4, plain)).toBe('####');
+    expect(bar(-3, 4, plain)).toBe('----');
+  });
+
+  it('disarms what a terminal would obey', () => {
+    expect(printable('a\x1b[2Jb\n\u202ec')).toBe('a\u{fffd}[2Jb\u{fffd}\u{fffd}c');
+    expect(printable('größe-磁盘')).toBe('größe-磁盘');
+  });
+
+  it('shortens by characters', () => {
+    expect(shorten('abcdef', 4, plain)).toBe('abc~');
+    expect(shorten('abcd', 4, plain)).toBe('abcd');
+    expect(shorten('😀😀😀', 2, fancy)).toBe('😀…');
+    expect(shorten('abc', 0, plain)).toBe('');
+  });
+
+  it('looks at the stream and the environment', () => {
+    expect(lookOf({}, { LANG: 'C.UTF-8' })).toEqual({ columns: 120, color: false, unicode: true });
+    expect(lookOf({ isTTY: true, columns: 40 }, { TERM: 'xterm' })).toEqual({
+      columns: 40,
+      color: true,
+      unicode: false,
+    });
+    expect(lookOf({ isTTY: true }, { NO_COLOR: '1' }).color).toBe(false);
+    expect(paint('x', 'red', plain)).toBe('x');
+  });
+});
+
+describe('figures', () => {
+  it('say unknown, never 0', () => {
+    for (const value of [null, undefined, Number.NaN, Number.POSITIVE_INFINITY]) {
+      expect([bytesText(value), durationText(value), rateText(value)]).toEqual([
+        'unknown',
+        'unknown',
+        'unknown',
+      ]);
+    }
+    expect(bytesText(0)).toBe('0 B');
+    expect(durationText(0)).toBe('0ms');
+  });
+
+  it('have a rate and an end only while a sync runs', () => {
+    expect(syncRateText(sampleVolume())).toBe('-');
+    expect(timeLeftText(sampleVolume({ state: 'resync' }))).toBe('unknown');
+    expect(syncRateText(sampleVolume({ state: 'initial-sync', syncBytesPerSecond: 2 ** 20 }))).toBe(
+      '1 MiB/s',
+    );
+  });
+});
+
+describe('statusTable', () => {
+  const volumes = [
+    sampleVolume({
+      name: 'root',
+      state: 'initial-sync',
+      syncPercent: 41.9,
+      syncBytesPerSecond: 2e6,
+      syncTimeLeftMs: 61_000,
+    }),
+    sampleVolume({ name: 'a-volume-with-quite-a-long-name', lagMs: null, lastError: 'disk\x1b[31m full' }),
+  ];
+
+  it('shows every figure where there is room', () => {
+    const text = statusTable(sampleStatus(volumes), { ...plain, columns: 200 }).join('\n');
+    expect(text).toMatch(/agent 42 \(repagent 0\.1\.0\), listening nbd:\/\/127\.0\.0\.1:10809/);
+    expect(text).toContain('hub 127.0.0.1:9010: live');
+    expect(text).toMatch(/root +initial-sync +#####------- +41% +1\.9 MiB\/s +1m01s +0 B +0 B +12 +12 +3ms/);
+    expect(text).toMatch(/a-volume-with-quite-a-long-name +protected +############ 100% .* unknown/);
+    expect(text).toContain('last error: disk\u{fffd}[31m full');
+    expect(text).not.toContain('\x1b');
+  });
+
+  it.each([200, 120, 100, 80, 60, 40, 30])('never is wider than %i columns', (columns) => {
+    for (const look of [plain, fancy]) {
+      for (const line of statusTable(sampleStatus(volumes), { ...look, columns })) {
+        expect([...stripVTControlCharacters(line)].length).toBeLessThanOrEqual(columns);
+      }
+    }
+  });
+
+  it('keeps name and state to the last', () => {
+    const lines = statusTable(sampleStatus([sampleVolume()]), { ...plain, columns: 30 });
+    expect(lines.at(-1)).toMatch(/^disk +protected/);
+  });
+
+  it('colours states on a terminal', () => {
+    const text = statusTable(sampleStatus([sampleVolume(), sampleVolume({ state: 'failed' })]), fancy).join(
+      '\n',
+    );
+    expect(text).toContain('\x1b[32mprotected');
+    expect(text).toContain('\x1b[31mfailed');
+  });
+
+  it('tells what is not there', () => {
+    expect(statusTable(sampleStatus([]), plain).at(-1)).toBe('no volumes yet');
+    expect(statusTable(sampleStatus([], { link: null }), plain)).toContain('no hub: nothing is replicated');
+    const link = { hub: 'h:1', state: 'dialing', lastError: 'connection refused' };
+    expect(statusTable(sampleStatus([], { link }), plain)).toContain('  last error: connection refused');
+  });
+
+  it('names the machine of each volume at a hub', () => {
+    const text = statusTable(
+      sampleStatus([sampleVolume({ vmName: 'web' })], { role: 'hub', link: null }),
+      plain,
+    ).join('\n');
+    expect(text).toMatch(/VOLUME +VM/);
+    expect(text).toMatch(/disk +web/);
+    expect(text).not.toContain('no hub');
+  });
+});
+
+describe('statusLine', () => {
+  it('is one line of words', () => {
+    expect(statusLine(sampleVolume({ syncPercent: null, lagMs: null, lastError: 'a\nb' }))).toBe(
+      'vm/disk state=protected sync=- rate=- left=- dirty=0B queued=0B sent=12 acked=12 lag=unknown error="a\u{fffd}b"',
+    );
+  });
+});
+
+describe('progressText', () => {
+  it('shows how far, how fast, how long', () => {
+    expect(progressText('x', { done: 2 ** 20, total: 2 ** 22, rate: 2 ** 20 }, plain)).toBe(
+      'x  ######------------------   25%  1 MiB of 4 MiB  1 MiB/s  3s left',
+    );
+    expect(progressText('x', { done: 0, total: 0 }, plain)).toContain('100%');
+    expect([...progressText('x', { done: 1, total: 2 }, { ...plain, columns: 20 })].length).toBeLessThan(20);
+  });
+});
+
+describe('judge', () => {
+  it('wants every volume, or the named one', () => {
+    const status = sampleStatus([sampleVolume({ name: 'a' }), sampleVolume({ name: 'b', state: 'resync' })]);
+    expect(judge(status, 'protected', 'a')).toBe('reached');
+    expect(judge(status, 'protected', undefined)).toMatchObject({
+      why: expect.stringContaining('b state=resync') as string,
+    });
+    expect(judge(status, 'protected', 'c')).toMatchObject({ why: 'there is no volume c; there are: a, b' });
+    expect(judge(sampleStatus([]), 'protected', undefined)).toMatchObject({ why: 'there are no volumes' });
+  });
+
+  it('tells of the link when that is why', () => {
+    const link = { hub: 'h:1', state: 'dialing', lastError: 'refused' };
+    expect(
+      judge(sampleStatus([sampleVolume({ state: 'degraded' })], { link }), 'protected', undefined),
+    ).toMatchObject({
+      why: expect.stringMatching(/hub h:1 is dialing \(refused\)$/) as string,
+    });
+  });
+});
+
+describe('describeResult', () => {
+  it('names every range that differs', () => {
+    expect(describeResult({ volume: 'a', comparedBytes: 2048, differing: [] }, 5)).toEqual([
+      'a: 2 KiB compared in 5ms, equal',
+    ]);
+    expect(
+      describeResult(
+        {
+          volume: 'a',
+          comparedBytes: 8192,
+          differing: [
+            { offset: 512, length: 1024 },
+            { offset: 4096, length: 512 },
+          ],
+        },
+        1000,
+      ),
+    ).toEqual([
+      'a: 8 KiB compared in 1s, DIFFERENT in 1.5 KiB:',
+      '  offset 512 length 1024',
+      '  offset 4096 length 512',
+    ]);
+  });
+});
