@@ -1,21 +1,29 @@
 import { defineConfig } from 'vitest/config';
 
 // One project per kind of peer on the other side (see docs/TESTING.md). The slow guest suite has a config of its own.
-const project = (name: string, testTimeout: number, fileParallelism: boolean) => ({
+// Projects of one group run together, groups one after another: suites that watch processes or time have the
+// machine to themselves.
+const project = (name: string, groupOrder: number, testTimeout: number, maxWorkers: number) => ({
   extends: true as const,
-  test: { name, include: [`test/${name}/**/*.test.ts`], testTimeout, hookTimeout: 60_000, fileParallelism },
+  test: {
+    name,
+    include: [`test/${name}/**/*.test.ts`],
+    testTimeout,
+    hookTimeout: 60_000,
+    maxWorkers,
+    sequence: { groupOrder },
+  },
 });
 
 export default defineConfig({
   test: {
     pool: 'forks',
-    maxWorkers: 2,
     projects: [
-      project('unit', 20_000, true),
-      project('conformance', 30_000, true),
-      project('interop', 180_000, false),
-      project('fault', 120_000, false),
-      project('examples', 120_000, false),
+      project('unit', 0, 20_000, 2),
+      project('conformance', 0, 30_000, 2),
+      project('interop', 1, 120_000, 1),
+      project('examples', 2, 120_000, 1),
+      project('fault', 3, 120_000, 1),
     ],
   },
 });

@@ -1,6 +1,6 @@
 #!/bin/bash
 # Makes the small Linux that the guest suite boots: Debian's kernel package, fetched with apt-get download and only
-# unpacked (nothing gets installed), and an initramfs of busybox, e2fsprogs, nbd-client and the drivers they need.
+# unpacked (nothing gets installed), and an initramfs of busybox, e2fsprogs, blkid, nbd-client and the drivers they need.
 # The kernel is kept in the folder given; the initramfs is made anew each time, it takes two seconds.
 #   build-guest.sh FOLDER     makes FOLDER/vmlinuz and FOLDER/initramfs.cpio
 set -euo pipefail
@@ -93,11 +93,11 @@ build_initramfs() {
   ln -s ../usr/bin/busybox "$root/bin/busybox"
   for applet in $(busybox --list); do
     case $applet in
-      busybox | mke2fs | mkfs.ext4 | e2fsck | nbd-client) ;;
+      busybox | mke2fs | mkfs.ext4 | e2fsck | blkid | nbd-client) ;;
       *) ln -s busybox "$root/bin/$applet" ;;
     esac
   done
-  for program in mke2fs e2fsck nbd-client; do copy_program "$root" "$program"; done
+  for program in mke2fs e2fsck blkid nbd-client; do copy_program "$root" "$program"; done
   ln -s mke2fs "$root/usr/bin/mkfs.ext4"
   [ ! -e /etc/mke2fs.conf ] || cp /etc/mke2fs.conf "$root/etc/"
   : > "$root/etc/nbdtab"

@@ -1,6 +1,8 @@
 // Boots the small Linux of build-guest.sh in QEMU (emulated, no KVM needed) and runs a shell script in it.
 // Must end QEMU by its own pid and show the guest's console whenever something went wrong.
-import { resolve } from 'node:path';
+import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { type Peer, type PeerResult, startPeer } from '../support/peers.ts';
 import { waitUntil } from '../support/wait-until.ts';
@@ -46,7 +48,7 @@ export interface Guest {
 }
 
 /** The options that make QEMU boot the small guest and run the job; to be followed by disks. */
-export function qemuOptions(job: GuestJob): string[] {
+export function qemuOptions(job: GuestJob, consoleFile: string): string[] {
   const files: Record<string, string> = {
     job: fileURLToPath(new URL(`jobs/${job.job}`, import.meta.url)),
     ...job.files,
@@ -55,7 +57,9 @@ export function qemuOptions(job: GuestJob): string[] {
   if (job.args) given.push(`name=opt/repagent/args,string=${quote(job.args.join(' '))}`);
   return [
     ...['-accel', 'tcg', '-machine', 'q35', '-cpu', 'max', '-m', '256'],
-    ...['-nodefaults', '-no-user-config', '-display', 'none', '-no-reboot', '-serial', 'stdio'],
+    ...['-nodefaults', '-no-user-config', '-display', 'none', '-no-reboot'],
+    // A file, because QEMU drops characters when a pipe's reader is slow.
+    ...['-serial', `file:${consoleFile}`],
     ...['-kernel', `${GUEST_FOLDER}/vmlinuz`, '-initrd', `${GUEST_FOLDER}/initramfs.cpio`],
     ...[
       '-append',
@@ -75,37 +79,47 @@ export const USER_NETWORK = [
 
 /** Switches a guest on. */
 export function startGuest(options: GuestOptions): Guest {
-  const peer = startPeer('qemu-system-x86_64', [...qemuOptions(options), ...(options.qemu ?? [])]);
-  return watchGuest(peer, options.timeoutMs ?? 120_000);
+  const folder = mkdtempSync(join(tmpdir(), 'repagent-console-'));
+  const consoleFile = join(folder, 'console');
+  const args = [...qemuOptions(options, consoleFile), ...(options.qemu ?? [])];
+  const peer = startPeer('qemu-system-x86_64', args);
+  const guest = watchGuest(peer, consoleFile, options.timeoutMs ?? 120_000);
+  return {
+    ...guest,
+    [Symbol.asyncDispose]: async () => {
+      await peer.kill();
+      rmSync(folder, { recursive: true, force: true });
+    },
+  };
 }
 
-/** The guest whose console is `peer`'s standard output: QEMU itself, or a script that runs it. */
-export function watchGuest(peer: Peer, timeoutMs: number): Guest {
+/** The guest that `peer` runs: QEMU itself, or a script around it. */
+export function watchGuest(peer: Peer, consoleFile: string, timeoutMs: number): Guest {
   let ended: PeerResult | undefined;
   let late = false;
-  peer.exited.then(
-    (result) => {
-      ended = result;
-    },
-    () => {},
-  );
   const timer = setTimeout(() => {
     late = true;
     void peer.stop(15_000);
   }, timeoutMs);
-  peer.exited.then(
-    () => clearTimeout(timer),
-    () => clearTimeout(timer),
-  );
-  const text = (): string => peer.stdout().replaceAll('\r', '');
+  const settled = (result?: PeerResult): void => {
+    ended = result;
+    clearTimeout(timer);
+  };
+  peer.exited.then(settled, () => settled());
+  const text = (): string =>
+    existsSync(consoleFile) ? readFileSync(consoleFile, 'utf8').replaceAll('\r', '') : '';
   const failure = (what: string): Error =>
     new Error(
-      `${late ? `the guest did not finish within ${timeoutMs} ms` : what}\nconsole:\n${text().slice(-SHOWN_CONSOLE)}\nQEMU:\n${peer.stderr().slice(-SHOWN_CONSOLE)}`,
+      [
+        late ? `the guest did not finish within ${timeoutMs} ms` : what,
+        `console:\n${text().slice(-SHOWN_CONSOLE)}`,
+        `QEMU:\n${peer.stdout().slice(-SHOWN_CONSOLE)}${peer.stderr().slice(-SHOWN_CONSOLE)}`,
+      ].join('\n'),
     );
 
   return {
     pid: peer.pid,
-    console: text,
+    console: () => completeLines(text()),
     async waitFor(pattern, waitMs = 60_000) {
       try {
         return await waitUntil(

@@ -5,7 +5,7 @@ import { expect, it } from 'vitest';
 import { MiB } from '../../src/base/limits.ts';
 import { startServe } from '../support/cli.ts';
 import { runPeer, runPeerOk } from '../support/peers.ts';
-import { makeFolder, makeImage, startRig } from './rig.ts';
+import { makeFolder, makeImage, startRig } from '../support/rig.ts';
 
 const SIZE = 32 * MiB;
 

@@ -2,7 +2,7 @@
 import { expect, it } from 'vitest';
 import { MiB } from '../../src/base/limits.ts';
 import { runPeerOk } from '../support/peers.ts';
-import { type Rig, startRig } from './rig.ts';
+import { type Rig, startRig } from '../support/rig.ts';
 
 const JOBS = 4;
 const PER_JOB = 24 * MiB;

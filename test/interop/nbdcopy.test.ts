@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { expect, it } from 'vitest';
 import { MiB } from '../../src/base/limits.ts';
 import { runPeerOk } from '../support/peers.ts';
-import { makeImage, startRig } from './rig.ts';
+import { makeImage, startRig } from '../support/rig.ts';
 
 const SIZE = 96 * MiB;
 const DATA_RUNS = [

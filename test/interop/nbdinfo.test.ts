@@ -2,7 +2,7 @@
 import { expect, it } from 'vitest';
 import { MiB } from '../../src/base/limits.ts';
 import { runPeer, runPeerOk } from '../support/peers.ts';
-import { startRig } from './rig.ts';
+import { startRig } from '../support/rig.ts';
 
 interface ExportInfo {
   readonly 'export-name': string;

@@ -3,7 +3,7 @@ import { readFileSync } from 'node:fs';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import { MiB } from '../../src/base/limits.ts';
 import { runPeerOk } from '../support/peers.ts';
-import { makeImage, type Rig, startRig } from './rig.ts';
+import { makeImage, type Rig, startRig } from '../support/rig.ts';
 
 const SCRIPT = readFileSync(new URL('nbdsh-checks.py', import.meta.url), 'utf8');
 const SIZE = 64 * MiB;

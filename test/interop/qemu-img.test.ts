@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { expect, it } from 'vitest';
 import { MiB } from '../../src/base/limits.ts';
 import { runPeer, runPeerOk } from '../support/peers.ts';
-import { makeImage, startRig } from './rig.ts';
+import { makeImage, startRig } from '../support/rig.ts';
 
 const SIZE = 64 * MiB;
 const DATA_RUNS = [
@@ -68,7 +68,7 @@ it('notices a difference', async () => {
 });
 
 it('finds a qcow2 image behind --format qcow2 as it was, and checks it after writing', async () => {
-  using scratch = (await import('./rig.ts')).makeFolder();
+  using scratch = (await import('../support/rig.ts')).makeFolder();
   const raw = join(scratch.path, 'source.raw');
   const image = join(scratch.path, 'disk.qcow2');
   const expected = join(scratch.path, 'expected.raw');

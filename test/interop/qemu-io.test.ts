@@ -2,7 +2,7 @@
 import { expect, it } from 'vitest';
 import { MiB } from '../../src/base/limits.ts';
 import { type PeerResult, runPeer } from '../support/peers.ts';
-import { type Rig, startRig } from './rig.ts';
+import { type Rig, startRig } from '../support/rig.ts';
 
 const VOLUMES = [{ name: 'a', sizeBytes: 64 * MiB }];
 

@@ -5,8 +5,8 @@ import { join } from 'node:path';
 import { expect, it } from 'vitest';
 import { MiB } from '../../src/base/limits.ts';
 import { type Peer, runPeerOk, startPeer } from '../support/peers.ts';
+import { makeFolder, makeImage, startRig } from '../support/rig.ts';
 import { waitUntil } from '../support/wait-until.ts';
-import { makeFolder, makeImage, startRig } from './rig.ts';
 
 const SIZE = 48 * MiB;
 

@@ -6,9 +6,9 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { MiB } from '../../src/base/limits.ts';
 import type { ProcessStatus } from '../../src/control/status.ts';
-import { type CliProcess, runCli, startHub, startServe } from '../support/cli.ts';
-import { runPeerOk } from '../support/peers.ts';
-import { waitUntil } from '../support/wait-until.ts';
+import { type CliProcess, runCli, startHub, startServe } from './cli.ts';
+import { runPeerOk } from './peers.ts';
+import { waitUntil } from './wait-until.ts';
 
 /** Every request passes these on its way to the mirroring filter; `align` makes any byte range acceptable. */
 const FILTERS = ['log', 'stats', 'align'];
