@@ -2,7 +2,7 @@
 // and written back; changes of one block never run at the same time, so none of them is lost.
 import { UsageError } from '../base/errors.ts';
 import { KiB, SECTOR_BYTES } from '../base/limits.ts';
-import { isPromise, type MaybePromise, then } from '../base/maybe.ts';
+import { andThen, isPromise, type MaybePromise } from '../base/maybe.ts';
 import type { BlockDevice, DeviceLimits, Extent } from '../blockdev/block-device.ts';
 import { RangeLock } from '../blockdev/range-lock.ts';
 import { defineFilter } from './define-filter.ts';
@@ -46,15 +46,10 @@ function blockBytes(below: BlockDevice, wanted: number | undefined): number {
       `block ${block} is larger than the disk's largest request, ${maxRequestBytes} bytes`,
     );
   }
-  if (below.sizeBytes % block !== 0) {
-    throw new UsageError(
-      `the disk has ${below.sizeBytes} bytes, which is not a whole number of ${block}-byte blocks`,
-    );
-  }
   return block;
 }
 
-/** A part of a range: either whole blocks, or less than one block. */
+/** A part of a range: either whole blocks, or less than one block. The disk's last block may be a short one. */
 interface Piece {
   readonly offset: number;
   readonly length: number;
@@ -83,12 +78,10 @@ class AlignFilter extends PassThrough {
   override read(offset: number, target: Buffer): MaybePromise<void> {
     if (this.#isWhole(offset, target.length)) return this.below.read(offset, target);
     return inTurn(this.#pieces(offset, target.length), (piece) => {
-      const at = piece.offset - offset;
-      if (piece.whole) return this.below.read(piece.offset, target.subarray(at, at + piece.length));
-      const start = this.#floor(piece.offset);
-      const block = Buffer.allocUnsafe(this.#block);
-      return then(this.below.read(start, block), () => {
-        block.copy(target, at, piece.offset - start, piece.offset - start + piece.length);
+      const part = target.subarray(piece.offset - offset, piece.offset - offset + piece.length);
+      if (piece.whole) return this.below.read(piece.offset, part);
+      return this.#withBlock(piece, (bytes) => {
+        bytes.copy(part);
       });
     });
   }
@@ -127,7 +120,7 @@ class AlignFilter extends PassThrough {
   override extents(offset: number, length: number): MaybePromise<Extent[]> {
     const start = this.#floor(offset);
     const end = offset + length;
-    return then(this.below.extents(start, this.#ceil(end) - start), (list) => clip(list, offset, end));
+    return andThen(this.below.extents(start, this.#ceil(end) - start), (list) => clip(list, offset, end));
   }
 
   /**
@@ -141,13 +134,24 @@ class AlignFilter extends PassThrough {
     );
   }
 
-  /** Reads the block that `piece` lies in, lets `edit` change the piece's bytes, and writes the block back. */
+  /** Lets `edit` change the piece's bytes within their block, and writes the block back. */
   #rewrite(piece: Piece, fua: boolean, edit: (bytes: Buffer) => void): MaybePromise<void> {
-    const start = this.#floor(piece.offset);
-    const block = Buffer.allocUnsafe(this.#block);
-    return then(this.below.read(start, block), () => {
-      edit(block.subarray(piece.offset - start, piece.offset - start + piece.length));
+    return this.#withBlock(piece, (bytes, start, block) => {
+      edit(bytes);
       return this.below.write(start, block, fua);
+    });
+  }
+
+  /** Reads the block that `piece` lies in, and gives `use` the piece's bytes and the whole block. */
+  #withBlock(
+    piece: Piece,
+    use: (bytes: Buffer, start: number, block: Buffer) => MaybePromise<void>,
+  ): MaybePromise<void> {
+    const start = this.#floor(piece.offset);
+    const block = Buffer.allocUnsafe(this.#ceil(start + 1) - start);
+    return andThen(this.below.read(start, block), () => {
+      const at = piece.offset - start;
+      return use(block.subarray(at, at + piece.length), start, block);
     });
   }
 
@@ -155,7 +159,7 @@ class AlignFilter extends PassThrough {
   #pieces(offset: number, length: number): Piece[] {
     const end = offset + length;
     const headEnd = Math.min(end, this.#ceil(offset));
-    const bodyEnd = Math.max(headEnd, this.#floor(end));
+    const bodyEnd = Math.max(headEnd, end === this.sizeBytes ? end : this.#floor(end));
     const pieces = [
       { offset, length: headEnd - offset, whole: false },
       { offset: headEnd, length: bodyEnd - headEnd, whole: true },
@@ -165,7 +169,8 @@ class AlignFilter extends PassThrough {
   }
 
   #isWhole(offset: number, length: number): boolean {
-    return this.#floor(offset) === offset && this.#floor(length) === length;
+    const end = offset + length;
+    return this.#floor(offset) === offset && (end === this.sizeBytes || this.#floor(end) === end);
   }
 
   #floor(offset: number): number {
@@ -173,7 +178,7 @@ class AlignFilter extends PassThrough {
   }
 
   #ceil(offset: number): number {
-    return Math.ceil(offset / this.#block) * this.#block;
+    return Math.min(this.sizeBytes, Math.ceil(offset / this.#block) * this.#block);
   }
 }
 

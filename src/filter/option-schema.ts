@@ -152,7 +152,9 @@ export function optionDefault(option: Option): string {
   if (option.default === undefined) return '';
   switch (option.kind) {
     case 'duration':
-      return formatDuration(option.default);
+      return option.default >= 1000 && option.default % 1000 === 0
+        ? `${option.default / 1000}s`
+        : `${option.default}ms`;
     case 'boolean':
       return option.default ? 'on' : 'off';
     case 'list':

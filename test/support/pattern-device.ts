@@ -37,11 +37,11 @@ export class SparseDevice implements BlockDevice {
   flush(): MaybePromise<void> {}
 
   trim(offset: number, length: number, _fua: boolean): MaybePromise<void> {
-    this.bytes.fill(offset, length, 0);
+    this.bytes.zero(offset, length);
   }
 
   writeZeroes(offset: number, length: number, _fua: boolean, _mayTrim: boolean): MaybePromise<void> {
-    this.bytes.fill(offset, length, 0);
+    this.bytes.zero(offset, length);
   }
 
   cache(_offset: number, _length: number): MaybePromise<void> {}

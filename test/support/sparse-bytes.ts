@@ -9,9 +9,10 @@ export type PageFill = (page: Buffer, offset: number) => void;
 
 export class SparseBytes {
   readonly #pages = new Map<number, Buffer>();
-  readonly #fill: PageFill;
+  readonly #fill: PageFill | undefined;
 
-  constructor(fill: PageFill = () => {}) {
+  /** @param fill what is there before anything is written; zeroes when not given */
+  constructor(fill?: PageFill) {
     this.#fill = fill;
   }
 
@@ -46,6 +47,22 @@ export class SparseBytes {
     });
   }
 
+  /** Zeroes a range of any size; where zeroes are what was there at first, whole pages are forgotten. */
+  zero(offset: number, length: number): void {
+    const end = offset + length;
+    const first = Math.ceil(offset / SPARSE_PAGE_BYTES);
+    const last = Math.floor(end / SPARSE_PAGE_BYTES);
+    if (this.#fill || first >= last) {
+      this.fill(offset, length, 0);
+      return;
+    }
+    for (const index of [...this.#pages.keys()]) {
+      if (index >= first && index < last) this.#pages.delete(index);
+    }
+    if (this.#pages.has(first - 1)) this.fill(offset, first * SPARSE_PAGE_BYTES - offset, 0);
+    if (this.#pages.has(last)) this.fill(last * SPARSE_PAGE_BYTES, end - last * SPARSE_PAGE_BYTES, 0);
+  }
+
   #own(index: number): Buffer {
     let page = this.#pages.get(index);
     if (!page) {
@@ -57,7 +74,7 @@ export class SparseBytes {
 
   #fresh(index: number): Buffer {
     const page = Buffer.alloc(SPARSE_PAGE_BYTES);
-    this.#fill(page, index * SPARSE_PAGE_BYTES);
+    this.#fill?.(page, index * SPARSE_PAGE_BYTES);
     return page;
   }
 }

@@ -70,7 +70,7 @@ export class VerifyDevice extends PassThrough {
       this.#changes.delete(flight);
       this.#known.fill(offset, length, flight.blurred ? 0 : 1);
       if (content) this.#shadow.write(offset, content);
-      else this.#shadow.fill(offset, length, 0);
+      else this.#shadow.zero(offset, length);
     };
     const failed = (error: unknown): never => {
       flight.blurred = true;

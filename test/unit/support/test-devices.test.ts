@@ -33,6 +33,19 @@ describe('SparseDevice', () => {
     expect(disk.bytes.slice(5100, 4900)).toEqual(Buffer.alloc(4900, 1));
   });
 
+  it('forgets whole pages that are trimmed, in a huge range too', () => {
+    const disk = new SparseDevice(2 ** 45);
+    for (const at of [0, 4096, 8192, 2 ** 40]) disk.write(at, Buffer.alloc(4096, 1), false);
+    disk.trim(4095, 2 ** 40 - 4094, false);
+    const left = [0, 4094, 4095, 4096, 8192, 2 ** 40, 2 ** 40 + 1].map((at) => disk.bytes.slice(at, 1)[0]);
+    expect(left).toEqual([1, 1, 0, 0, 0, 0, 1]);
+    expect(disk.bytes.isWritten(4096)).toBe(false);
+    const patterned = new PatternDevice(2 ** 45);
+    patterned.trim(100, 10_000, false);
+    expect(patterned.bytes.slice(100, 10_000)).toEqual(Buffer.alloc(10_000));
+    expect(patterned.bytes.slice(10_104, 8)).toEqual(patternBytes(10_104, 8));
+  });
+
   it('tells data from holes, covering the range exactly', () => {
     const disk = new SparseDevice(65_536);
     disk.write(4096, Buffer.from([1]), false);
