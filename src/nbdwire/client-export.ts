@@ -1,6 +1,5 @@
 // What a server says of an export, checked before anything relies on it. Must never pass on a size or a block size
 // that this program can't honour: a client that trusted its server's sizes is an old hole.
-
 import { KiB, MAX_DISK_BYTES, MAX_REQUEST_BYTES, SECTOR_BYTES } from '../base/limits.ts';
 import { formatBytes } from '../base/size.ts';
 import { HandshakeError } from './client-error.ts';
@@ -20,28 +19,41 @@ export interface NbdExport {
   readonly maxPayloadBytes: number;
 }
 
+/** Bytes each. */
+interface BlockSizes {
+  readonly minBlockBytes: number;
+  readonly preferredBlockBytes: number;
+  readonly maxPayloadBytes: number;
+}
+
 /** As the server sent it. */
 export interface RawExport {
   readonly size: bigint;
   readonly flags: number;
-  /** Bytes; undefined when the server told no block sizes. */
-  readonly blockSize:
-    | { readonly minimum: number; readonly preferred: number; readonly maximum: number }
-    | undefined;
+  /** Undefined when the server told none. */
+  readonly blockSizes: BlockSizes | undefined;
 }
 
 /** Largest minimum block size that the protocol allows, bytes. */
 const MAX_MIN_BLOCK_BYTES = 64 * KiB;
 
 /** Without advertised sizes: what doc/proto.md ("Size constraints") calls maximum interoperability. */
-const DEFAULT_BLOCK_SIZE = { minimum: SECTOR_BYTES, preferred: 4 * KiB, maximum: MAX_REQUEST_BYTES };
+const DEFAULT_BLOCK_SIZES: BlockSizes = {
+  minBlockBytes: SECTOR_BYTES,
+  preferredBlockBytes: 4 * KiB,
+  maxPayloadBytes: MAX_REQUEST_BYTES,
+};
 
 /**
  * Checks what a server said of an export.
  * @throws HandshakeError (kind `unsuitable`) naming the number that is wrong and what is allowed
  */
 export function checkExport(raw: RawExport): NbdExport {
-  const { minimum, preferred, maximum } = raw.blockSize ?? DEFAULT_BLOCK_SIZE;
+  const {
+    minBlockBytes: minimum,
+    preferredBlockBytes: preferred,
+    maxPayloadBytes: maximum,
+  } = raw.blockSizes ?? DEFAULT_BLOCK_SIZES;
   if (!isPowerOfTwo(minimum) || minimum > MAX_MIN_BLOCK_BYTES) {
     throw unsuitable(
       `the server's minimum block size is ${minimum} bytes; it must be a power of two up to ${MAX_MIN_BLOCK_BYTES}`,
@@ -54,12 +66,12 @@ export function checkExport(raw: RawExport): NbdExport {
   const largest = Math.min(maximum, MAX_REQUEST_BYTES);
   return {
     sizeBytes: checkSize(raw.size, minimum),
-    flags: raw.flags % 2 === NBD_FLAG_HAS_FLAGS ? raw.flags : 0,
+    flags: (raw.flags & NBD_FLAG_HAS_FLAGS) !== 0 ? raw.flags : 0,
     minBlockBytes: minimum,
     // Only advice: a value that makes no sense is replaced, not refused.
     preferredBlockBytes: isPowerOfTwo(preferred)
       ? Math.max(minimum, Math.min(preferred, MAX_REQUEST_BYTES))
-      : Math.max(minimum, DEFAULT_BLOCK_SIZE.preferred),
+      : Math.max(minimum, DEFAULT_BLOCK_SIZES.preferredBlockBytes),
     maxPayloadBytes: largest - (largest % least),
   };
 }

@@ -5,14 +5,7 @@
 import { assert } from '../base/assert.ts';
 import { HandshakeError } from './client-error.ts';
 import { checkExport, type NbdExport, type RawExport } from './client-export.ts';
-import {
-  EXPORT_NAME_REPLY,
-  GREETING,
-  INFO_BLOCK_SIZE,
-  INFO_EXPORT,
-  OPTION,
-  OPTION_REPLY,
-} from './client-layouts.ts';
+import { EXPORT_NAME_REPLY, GREETING, INFO_EXPORT } from './client-layouts.ts';
 import {
   NBD_EXPORT_NAME_ZEROES,
   NBD_FLAG_C_FIXED_NEWSTYLE,
@@ -29,6 +22,7 @@ import {
   NBD_REP_MAGIC,
   nameOf,
 } from './constants.ts';
+import { infoBlockSizeStruct, optionReplyStruct, optionStruct } from './server-layouts.ts';
 
 /** Largest data of one option reply that is read, bytes: the longest string with room for its surroundings. */
 export const MAX_OPTION_REPLY_BYTES = 2 * NBD_MAX_STRING_BYTES;
@@ -66,7 +60,7 @@ export class ClientHandshake {
   readonly #handlers: Readonly<Record<Exclude<HandshakeState, 'done' | 'failed'>, StateHandler>> = {
     magic: { need: () => 8, take: (bytes) => this.#takeMagic(bytes) },
     greeting: { need: () => GREETING.sizeBytes, take: (bytes) => this.#takeGreeting(bytes) },
-    optionReply: { need: () => OPTION_REPLY.sizeBytes, take: (bytes) => this.#takeReply(bytes) },
+    optionReply: { need: () => optionReplyStruct.sizeBytes, take: (bytes) => this.#takeReply(bytes) },
     optionData: { need: () => this.#reply.length, take: (bytes) => this.#takeReplyData(bytes) },
     exportName: {
       need: () => EXPORT_NAME_REPLY.sizeBytes + (this.#noZeroes ? 0 : NBD_EXPORT_NAME_ZEROES),
@@ -80,7 +74,7 @@ export class ClientHandshake {
   #reply = { type: 0, length: 0 };
   #infoReplies = 0;
   #export: Pick<RawExport, 'size' | 'flags'> | undefined;
-  #blockSize: RawExport['blockSize'];
+  #blockSizes: RawExport['blockSizes'];
   #result: NbdExport | undefined;
 
   /**
@@ -187,7 +181,7 @@ export class ClientHandshake {
   }
 
   #takeReply(bytes: Buffer): HandshakeState {
-    const { magic, option, type, length } = OPTION_REPLY.decode(bytes);
+    const { magic, option, type, length } = optionReplyStruct.decode(bytes);
     if (magic !== NBD_REP_MAGIC) throw new HandshakeError('protocol', 'an option reply has the wrong magic');
     if (option !== NBD_OPT.GO) {
       throw new HandshakeError(
@@ -239,7 +233,7 @@ export class ClientHandshake {
     // Names, descriptions and what is unknown are not used.
     if (type === NBD_INFO.EXPORT) this.#export = INFO_EXPORT.decode(exactly(bytes, INFO_EXPORT));
     if (type === NBD_INFO.BLOCK_SIZE)
-      this.#blockSize = INFO_BLOCK_SIZE.decode(exactly(bytes, INFO_BLOCK_SIZE));
+      this.#blockSizes = infoBlockSizeStruct.decode(exactly(bytes, infoBlockSizeStruct));
     return 'optionReply';
   }
 
@@ -248,7 +242,7 @@ export class ClientHandshake {
       throw new HandshakeError('protocol', 'the server accepted the export without telling its size');
     }
     const { size, flags } = this.#export;
-    this.#result = checkExport({ size, flags, blockSize: this.#blockSize });
+    this.#result = checkExport({ size, flags, blockSizes: this.#blockSizes });
     return 'done';
   }
 
@@ -265,13 +259,13 @@ export class ClientHandshake {
   #askExportName(): HandshakeState {
     // Nothing said in reply to GO holds for this way in.
     this.#export = undefined;
-    this.#blockSize = undefined;
+    this.#blockSizes = undefined;
     return this.#ask(NBD_OPT.EXPORT_NAME, this.#exportName, 'exportName');
   }
 
   #ask(option: number, data: Buffer, next: HandshakeState = 'failed'): HandshakeState {
     // In one piece: a header sent alone waits for a delayed acknowledgement.
-    const header = OPTION.encode({ magic: NBD_OPTS_MAGIC, option, length: data.length });
+    const header = optionStruct.encode({ magic: NBD_OPTS_MAGIC, option, length: data.length });
     this.#send(Buffer.concat([header, data]));
     return next;
   }
