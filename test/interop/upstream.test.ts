@@ -4,11 +4,13 @@ import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { expect, it } from 'vitest';
 import { MiB } from '../../src/base/limits.ts';
+import { startServe } from '../support/cli.ts';
 import { type Peer, runPeerOk, startPeer } from '../support/peers.ts';
 import { makeFolder, makeImage, startRig } from '../support/rig.ts';
 import { waitUntil } from '../support/wait-until.ts';
+import { runCheck } from './nbdsh.ts';
 
-const SIZE = 48 * MiB;
+const SIZE = 64 * MiB;
 
 /** A port that was free a moment ago; nbdkit cannot choose one itself and tell. */
 async function freePort(): Promise<number> {
@@ -71,7 +73,7 @@ it('is not disturbed when nbdkit is restarted under a copy', async () => {
   const image = join(scratch.path, 'upstream.img');
   const source = join(scratch.path, 'source');
   makeImage(image, SIZE, []);
-  makeImage(source, SIZE, [[0, 48]]);
+  makeImage(source, SIZE, [[0, 64]]);
   const port = await freePort();
   const slow = ['--filter=rate', 'file', image, 'rate=400M'];
   await using first = await startNbdkit(port, slow);
@@ -85,6 +87,34 @@ it('is not disturbed when nbdkit is restarted under a copy', async () => {
   await expect(copying).resolves.toBeDefined();
   await rig.finish();
   await runPeerOk('cmp', [source, image]);
+});
+
+/** An nbdkit that refuses what is no multiple of 512 bytes. */
+function startSectorServer(port: number, image: string): Promise<Peer> {
+  const policy = ['blocksize-minimum=512', 'blocksize-preferred=4096', 'blocksize-error-policy=error'];
+  return startNbdkit(port, ['--filter=blocksize-policy', 'file', image, ...policy]);
+}
+
+it('passes on the block size that an upstream server insists on', async () => {
+  using scratch = makeFolder();
+  const image = join(scratch.path, 'upstream.img');
+  makeImage(image, SIZE, []);
+  const port = await freePort();
+  await using _nbdkit = await startSectorServer(port, image);
+  await using serve = await startServe([`a=nbd://127.0.0.1:${port}`]);
+  expect(await runCheck('unaligned', SIZE, `nbd://127.0.0.1:${serve.port}/a`)).toBe('ok unaligned\n');
+});
+
+it('makes whole blocks of what clients write, when it replicates such a server', async () => {
+  using scratch = makeFolder();
+  const image = join(scratch.path, 'upstream.img');
+  makeImage(image, SIZE, [[0, 64]]);
+  const port = await freePort();
+  await using _nbdkit = await startSectorServer(port, image);
+  const volume = { name: 'a', sizeBytes: SIZE, source: `nbd://127.0.0.1:${port}`, image };
+  await using rig = await startRig({ volumes: [volume] });
+  for (const name of ['read_write', 'neighbours', 'many_in_flight']) await runCheck(name, SIZE, rig.uri('a'));
+  await rig.finish();
 });
 
 it('stacks: our server upstream of our server', async () => {
