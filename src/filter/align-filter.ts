@@ -46,6 +46,11 @@ function blockBytes(below: BlockDevice, wanted: number | undefined): number {
       `block ${block} is larger than the disk's largest request, ${maxRequestBytes} bytes`,
     );
   }
+  if (below.sizeBytes % minBlockBytes !== 0) {
+    throw new UsageError(
+      `the disk has ${below.sizeBytes} bytes, which is not a whole number of its ${minBlockBytes}-byte blocks`,
+    );
+  }
   return block;
 }
 

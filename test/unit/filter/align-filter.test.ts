@@ -68,6 +68,11 @@ describe('limits', () => {
   }
 });
 
+it('refuses a disk that is not a whole number of its own blocks: its end could not be reached', async () => {
+  const refused = setUp('align', { minBlockBytes: 4096 }, 4096 * 3 + 512);
+  await expect(refused).rejects.toThrow('12800 bytes, which is not a whole number of its 4096-byte blocks');
+});
+
 describe('what is on block borders', () => {
   it('passes untouched: the same buffer, one call, at once', async () => {
     const { disk, spy, bottom } = await setUp();
