@@ -85,36 +85,40 @@ function positionalsOf(command: Command): string[] {
 }
 
 function describeCommand(builder: Argv, command: Command): Argv {
-  builder.usage(`repagent ${[command.name, ...usageWords(command)].join(' ')}\n\n${command.describe}`);
-  builder.epilogue('');
+  builder.usage(usageText(command));
+  builder.epilogue(exampleText(command));
   for (const [name, spec] of Object.entries(command.options)) {
-    if (spec.positional !== undefined) {
-      builder.positional(name, { type: 'string', array: true, describe: spec.describe });
-    } else if (spec.type === 'flag') {
+    if (spec.positional !== undefined) continue;
+    if (spec.type === 'flag') {
       builder.option(name, { type: 'boolean', describe: spec.describe });
-    } else {
-      builder.option(name, {
-        type: 'string',
-        requiresArg: true,
-        describe: describeText(spec),
-        ...(spec.repeatable ? { array: true } : {}),
-        ...(spec.alias === undefined ? {} : { alias: spec.alias }),
-        ...(spec.fallback === undefined ? {} : { defaultDescription: spec.fallback }),
-      });
+      continue;
     }
+    builder.option(name, {
+      type: 'string',
+      requiresArg: true,
+      describe: describeText(spec),
+      ...(spec.repeatable ? { array: true } : {}),
+      ...(spec.alias === undefined ? {} : { alias: spec.alias }),
+      ...(spec.fallback === undefined ? {} : { defaultDescription: spec.fallback }),
+    });
   }
   if (command.configFile) {
     builder.option('config', { type: 'string', requiresArg: true, describe: CONFIG_DESCRIPTION });
   }
-  for (const [line, what] of command.examples) builder.example(`$0 ${line}`, what);
   return builder;
 }
 
-function usageWords(command: Command): string[] {
-  const words = Object.values(command.options).flatMap((spec) =>
-    spec.positional === undefined ? [] : [`${spec.positional}...`],
-  );
-  return [...words, '[options]'];
+function usageText(command: Command): string {
+  const positionals = Object.values(command.options).filter((spec) => spec.positional !== undefined);
+  const words = [command.name, ...positionals.map((spec) => `${spec.positional}...`), '[options]'];
+  const rows = positionals.map((spec) => `\n\n${spec.positional}: ${spec.describe}`);
+  return `repagent ${words.join(' ')}\n\n${command.describe}.${rows.join('')}`;
+}
+
+/** Not by yargs' example(), which breaks command lines in two. */
+function exampleText(command: Command): string {
+  const rows = command.examples.map(([line, what]) => `  repagent ${line}\n      ${what}`);
+  return `Examples:\n${rows.join('\n')}`;
 }
 
 function describeText(spec: OptionSpec): string {

@@ -52,7 +52,7 @@ export const SERVE_OPTIONS = {
   },
   control: listenControlOption,
   'read-only': { type: 'flag', describe: 'refuse writes' },
-  'max-connections': { type: 'text', describe: 'NBD connections at a time', fallback: 'no limit of its own' },
+  'max-connections': { type: 'text', describe: 'NBD connections at a time', fallback: '1024' },
   'queue-bytes': {
     type: 'text',
     describe: 'memory for changes that wait for the hub; beyond it they are only marked dirty',

@@ -8,6 +8,7 @@ import { createFilterContext, type FilterStatus } from '../../filter/context.ts'
 import { type FilterSpec, splitSpec } from '../../filter/filter-spec.ts';
 import { filterLink, parseFilterSpec } from '../../filter/registry.ts';
 import type { NamedSource } from '../parse-image.ts';
+import type { Replication } from './replication.ts';
 
 /** What a chain is made of, outermost first; `mirror` stands for the mirroring filter. */
 export type PlannedLink = FilterSpec | 'mirror';
@@ -27,8 +28,7 @@ export interface VolumeOptions {
   readonly readOnly: boolean;
   readonly createSizeBytes: number | undefined;
   readonly plan: readonly PlannedLink[];
-  /** Puts the mirroring filter over the device. */
-  readonly protect: (name: string, below: BlockDevice) => BlockDevice;
+  readonly replication: Pick<Replication, 'protect'>;
   readonly logger: Logger;
 }
 
@@ -63,7 +63,7 @@ export async function planLinks(specs: readonly string[], hasHub: boolean): Prom
  * @throws UsageError or OperationError naming the image or the filter
  */
 export async function openVolume(options: VolumeOptions): Promise<Volume> {
-  const { image, format, readOnly, createSizeBytes, plan, protect } = options;
+  const { image, format, readOnly, createSizeBytes, plan, replication } = options;
   const logger = options.logger.child({ volume: image.name });
   const bottom = await openImage({ source: image.source, format, readOnly, createSizeBytes, logger });
   const context = createFilterContext({ logger, exportName: image.name });
@@ -73,7 +73,7 @@ export async function openVolume(options: VolumeOptions): Promise<Volume> {
     if (link !== 'mirror') return [filterLink(link, context)];
     return [
       filterLink(align, context),
-      { name: MIRROR_NAME, wrap: (below: BlockDevice) => protect(image.name, below) },
+      { name: MIRROR_NAME, wrap: (below: BlockDevice) => replication.protect(image.name, below) },
     ];
   });
   const device = await buildChain(bottom, links, { logger, exportName: image.name });

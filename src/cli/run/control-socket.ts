@@ -1,4 +1,5 @@
 // Starts the control API where the user wants it, or at this process's place in the runtime directory.
+import { rmSync } from 'node:fs';
 import type { Logger } from '../../base/log.ts';
 import { type ControlAddress, formatControlAddress } from '../../control/address.ts';
 import {
@@ -21,8 +22,20 @@ export interface OwnControlOptions {
 export async function startOwnControl(options: OwnControlOptions): Promise<ControlServer> {
   const { kind, handlers, logger } = options;
   const server = await startControlServer({ address: options.address ?? ownAddress(kind), handlers, logger });
-  logger.info({ control: formatControlAddress(server.address) }, 'control API ready');
-  return server;
+  const { address } = server;
+  logger.info({ control: formatControlAddress(address) }, 'control API ready');
+  const removeFile = (): void => {
+    if (address.kind === 'unix') rmSync(address.path, { force: true });
+  };
+  // A second signal exits without closing anything.
+  process.once('exit', removeFile);
+  return {
+    address,
+    close: async () => {
+      await server.close();
+      process.off('exit', removeFile);
+    },
+  };
 }
 
 function ownAddress(kind: ProcessKind): ControlAddress {

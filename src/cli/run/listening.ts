@@ -1,5 +1,5 @@
 // The one line on standard output that scripts wait for, and the error when nothing can listen there.
-import { errorCode, errorMessage, OperationError, UsageError } from '../../base/errors.ts';
+import { errorCode, errorMessage, OperationError } from '../../base/errors.ts';
 import { formatHostPort, type ListenAddress } from '../parse-address.ts';
 
 /** `nbd://127.0.0.1:10809`, or `nbd+unix:///?socket=/run/a.sock`. */
@@ -13,32 +13,17 @@ export function exportList(names: readonly string[]): string {
   return names.map((name) => name.replace(/[%,\s]/gu, encodeURIComponent)).join(',');
 }
 
-/** Turns the platform's reason into one that says what to do. */
-export function listenError(error: unknown, where: string): Error {
-  if (error instanceof OperationError || error instanceof UsageError) return error;
-  const code = errorCode(error);
-  const cause = { cause: error };
-  switch (code) {
-    case 'EADDRINUSE':
-      return new OperationError(`${where}: address in use`, {
-        hint: 'choose another with --listen',
-        ...cause,
-      });
-    case 'EADDRNOTAVAIL':
-    case 'ENOTFOUND':
-      return new OperationError(`${where}: this machine has no such address`, {
-        hint: 'choose one of its own with --listen',
-        ...cause,
-      });
-    case 'EACCES':
-      return new OperationError(`${where}: permission denied`, {
-        hint: 'choose a port above 1023 or another directory with --listen',
-        ...cause,
-      });
-    default:
-      return new OperationError(`can't listen on ${where}: ${errorMessage(error)}`, {
-        hint: 'choose another address with --listen',
-        ...cause,
-      });
-  }
+/** Says which option helps when an address is in use; every other error says enough itself. */
+export function listenError(error: unknown): unknown {
+  const platform = errorCode(error) === undefined && error instanceof Error ? error.cause : error;
+  if (errorCode(platform) !== 'EADDRINUSE') return error;
+  const { address, port } = platform as { address?: string; port?: number };
+  const where =
+    address !== undefined && port !== undefined && port > 0
+      ? formatHostPort({ host: address, port })
+      : address;
+  return new OperationError(`address in use: ${where ?? errorMessage(error)}`, {
+    hint: 'choose another with --listen',
+    cause: error,
+  });
 }

@@ -1,0 +1,77 @@
+// What serve knows of replication: an agent when there is a hub, and the honest statement that nothing is replicated
+// when there is none.
+import { OperationError } from '../../base/errors.ts';
+import type { Logger } from '../../base/log.ts';
+import type { BlockDevice } from '../../blockdev/block-device.ts';
+import type { ProcessStatus, VerifyProgress, VerifyResult, VolumeStatus } from '../../control/status.ts';
+import type { ServeConfig } from '../commands/serve.ts';
+
+export interface Replication {
+  /** Puts the mirroring filter over a volume's device. */
+  protect(name: string, below: BlockDevice): BlockDevice;
+  /** Dials the hub. */
+  start(): void;
+  status(): { readonly link: ProcessStatus['link']; readonly volumes: readonly VolumeStatus[] };
+  verify(volume: string, onProgress: (progress: VerifyProgress) => void): Promise<VerifyResult>;
+  /** Sends what is queued, and says goodbye to the hub. */
+  close(): Promise<void>;
+}
+
+/** @throws OperationError when the agent's identity can't be kept in the state directory */
+export async function createReplication(config: ServeConfig, logger: Logger): Promise<Replication> {
+  const { hub, vmName, queueBytes, stateDir } = config;
+  if (!hub) return new NoReplication(vmName);
+  const { Agent } = await import('../../repagent/agent.ts');
+  const { loadAgentId } = await import('../../repagent/agent-id.ts');
+  const agentId = await loadAgentId(stateDir);
+  return new Agent({ hubHost: hub.host, hubPort: hub.port, vmName, agentId, queueBytes, logger });
+}
+
+class NoReplication implements Replication {
+  readonly #vmName: string;
+
+  constructor(vmName: string) {
+    this.#vmName = vmName;
+  }
+
+  protect(_name: string, below: BlockDevice): BlockDevice {
+    return below;
+  }
+
+  start(): void {}
+
+  status(): { link: null; volumes: VolumeStatus[] } {
+    return { link: null, volumes: [] };
+  }
+
+  verify(volume: string): Promise<VerifyResult> {
+    return Promise.reject(
+      new OperationError(`volume ${JSON.stringify(volume)} has no replica on ${this.#vmName}`, {
+        hint: 'start `repagent serve` with --hub',
+      }),
+    );
+  }
+
+  async close(): Promise<void> {}
+}
+
+/** A volume that nothing replicates. */
+export function unprotectedVolume(name: string, vmName: string, sizeBytes: number): VolumeStatus {
+  return {
+    name,
+    vmName,
+    state: 'unprotected',
+    sizeBytes,
+    dirtyBytes: sizeBytes,
+    queuedBytes: 0,
+    sequence: 0,
+    ackedSequence: 0,
+    lagMs: null,
+    syncPercent: null,
+    syncDoneBytes: 0,
+    syncTotalBytes: sizeBytes,
+    syncBytesPerSecond: null,
+    syncTimeLeftMs: null,
+    lastError: null,
+  };
+}

@@ -1,0 +1,131 @@
+// `repagent serve`: opens the images, builds their chains, serves them over NBD, and replicates them to a hub.
+import { createLogger, type Logger } from '../../base/log.ts';
+import type { ProcessStatus } from '../../control/status.ts';
+import type { BoundAddress, ListenAddress } from '../../nbd/listen-address.ts';
+import { type NbdServer, startNbdServer } from '../../nbd/server.ts';
+import type { ServeConfig } from '../commands/serve.ts';
+import { checkExposure, DEFAULT_NBD_LISTEN, parseListen } from '../parse-address.ts';
+import { isNbdUri } from '../parse-image.ts';
+import { packageVersion } from '../version.ts';
+import { openVolume, type PlannedLink, planLinks, type Volume } from './build-volume.ts';
+import { startOwnControl } from './control-socket.ts';
+import { exportList, listenError, nbdUrl } from './listening.ts';
+import { createReplication, type Replication, unprotectedVolume } from './replication.ts';
+import { runService, type Startup } from './service.ts';
+import { takeActivatedFds } from './socket-activation.ts';
+
+/** @returns the exit status */
+export async function runServe(config: ServeConfig): Promise<number> {
+  // Everything that can be wrong in the arguments is found before anything is opened.
+  const listen = listenAddresses(config);
+  const plan = await planLinks(config.filters, config.hub !== undefined);
+  const logger = createLogger(config.logLevel, 'serve');
+  return runService({
+    logger,
+    start: async (startup) => {
+      await new ServeProcess(config, logger).start(startup, listen, plan);
+      return {};
+    },
+  });
+}
+
+/** What was asked for and what systemd passed; the default when that is nothing. */
+function listenAddresses(config: ServeConfig): ListenAddress[] {
+  const passed = takeActivatedFds().map((fd) => ({ kind: 'fd' as const, fd }));
+  const all = [...config.listen, ...passed];
+  return all.length > 0 ? all : [parseListen(DEFAULT_NBD_LISTEN)];
+}
+
+class ServeProcess {
+  readonly #config: ServeConfig;
+  readonly #logger: Logger;
+  readonly #volumes: Volume[] = [];
+  #replication: Replication | undefined;
+  #server: NbdServer | undefined;
+
+  constructor(config: ServeConfig, logger: Logger) {
+    this.#config = config;
+    this.#logger = logger;
+  }
+
+  /** Starts in the reverse order of stopping: clients drain first, then images close, then the hub hears of it. */
+  async start(
+    startup: Startup,
+    listen: readonly ListenAddress[],
+    plan: readonly PlannedLink[],
+  ): Promise<void> {
+    await startup.step('control API', this.#startControl(), (control) => control.close());
+    const replication = await startup.step(
+      'replication',
+      createReplication(this.#config, this.#logger),
+      (one) => one.close(),
+    );
+    this.#replication = replication;
+    for (const image of this.#config.images) {
+      const { format, readOnly } = this.#config;
+      const createSizeBytes = isNbdUri(image.source) ? undefined : this.#config.createSizeBytes;
+      const options = { image, format, readOnly, createSizeBytes, plan, replication, logger: this.#logger };
+      const volume = await startup.step(`volume ${image.name}`, openVolume(options), (one) =>
+        one.device.close(),
+      );
+      this.#volumes.push(volume);
+    }
+    const server = await startup.step('NBD server', this.#startServer(listen), (one) => one.close());
+    // A socket that was passed to us shows its address only now.
+    checkExposure(server.addresses, this.#config.insecure, 'NBD connections');
+    this.#server = server;
+    replication.start();
+    const names = exportList(this.#config.images.map((image) => image.name));
+    process.stdout.write(`listening ${this.#urls().join(' ')} exports=${names}\n`);
+  }
+
+  async #startServer(listen: readonly ListenAddress[]): Promise<NbdServer> {
+    const { readOnly, maxConnections, format, hub } = this.#config;
+    const description = hub ? `${format} image, replicated` : `${format} image`;
+    const exports = this.#volumes.map(({ name, device }) => ({ name, device, description, readOnly }));
+    try {
+      return await startNbdServer({
+        exports,
+        listen,
+        logger: this.#logger,
+        ...(maxConnections === undefined ? {} : { maxConnections }),
+      });
+    } catch (error) {
+      throw listenError(error);
+    }
+  }
+
+  #startControl(): ReturnType<typeof startOwnControl> {
+    return startOwnControl({
+      kind: 'serve',
+      address: this.#config.control,
+      logger: this.#logger,
+      handlers: {
+        status: () => this.#status(),
+        stats: () => Object.fromEntries(this.#volumes.map((volume) => [volume.name, volume.stats()])),
+        verify: (volume, onProgress) => this.#replication!.verify(volume, onProgress),
+      },
+    });
+  }
+
+  #status(): ProcessStatus {
+    const replicated = this.#replication?.status();
+    const known = new Set(replicated?.volumes.map((volume) => volume.name));
+    const others = this.#volumes.filter((volume) => !known.has(volume.name));
+    return {
+      role: 'agent',
+      pid: process.pid,
+      version: packageVersion(),
+      listening: this.#urls(),
+      link: replicated?.link ?? null,
+      volumes: [
+        ...(replicated?.volumes ?? []),
+        ...others.map(({ name, device }) => unprotectedVolume(name, this.#config.vmName, device.sizeBytes)),
+      ],
+    };
+  }
+
+  #urls(): string[] {
+    return (this.#server?.addresses ?? []).map((address: BoundAddress) => nbdUrl(address));
+  }
+}
