@@ -1,4 +1,5 @@
 // Where a server listens: addresses as options give them and as they came to be, and the care that unix sockets need.
+import { readFileSync, readlinkSync } from 'node:fs';
 import { lstat, unlink } from 'node:fs/promises';
 import { createConnection, type Server } from 'node:net';
 import { assert } from '../base/assert.ts';
@@ -28,7 +29,7 @@ export async function listen(server: Server, address: ListenAddress): Promise<Bo
   } catch (error) {
     throw error instanceof OperationError ? error : listenError(address, error);
   }
-  return boundAddress(server);
+  return boundAddress(server, address);
 }
 
 export function formatAddress(address: ListenAddress): string {
@@ -67,11 +68,25 @@ function listenOptions(
   }
 }
 
-function boundAddress(server: Server): BoundAddress {
+function boundAddress(server: Server, asked: ListenAddress): BoundAddress {
   const address = server.address();
+  // Node doesn't know the path of a unix socket that was passed to it.
+  if (address === null && asked.kind === 'fd') return { kind: 'unix', path: unixPathOf(asked.fd) ?? '' };
   assert(address !== null, 'a listening server has an address');
   if (typeof address === 'string') return { kind: 'unix', path: address };
   return { kind: 'tcp', host: address.address, port: address.port };
+}
+
+/** The path that the unix socket `fd` is bound to, where the kernel tells (Linux). */
+function unixPathOf(fd: number): string | undefined {
+  try {
+    const inode = /^socket:\[(\d+)\]$/.exec(readlinkSync(`/proc/self/fd/${fd}`))?.[1];
+    // Columns of /proc/net/unix: Num RefCount Protocol Flags Type St Inode Path.
+    const rows = readFileSync('/proc/net/unix', 'utf8').split('\n');
+    return rows.map((row) => /^(?:\S+ +){6}(\d+) (.+)$/.exec(row)).find((row) => row?.[1] === inode)?.[2];
+  } catch {
+    return undefined;
+  }
 }
 
 async function clearStaleSocket(path: string): Promise<void> {
