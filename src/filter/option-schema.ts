@@ -138,7 +138,7 @@ export function optionType(option: Option): string {
     case 'string':
       return option.kind;
     case 'choice':
-      return option.choices.join(' or ');
+      return `one of ${option.choices.join(', ')}`;
     case 'list':
       return option.choices ? `list of ${option.choices.join(', ')}` : 'list';
     default:

@@ -149,7 +149,7 @@ describe('documentation', () => {
         [{ kind: 'integer', max: 9, description }, 'integer, at most 9'],
         [{ kind: 'boolean', description }, 'boolean'],
         [{ kind: 'string', description }, 'string'],
-        [{ kind: 'choice', choices: ['a', 'b'], description }, 'a or b'],
+        [{ kind: 'choice', choices: ['a', 'b'], description }, 'one of a, b'],
         [{ kind: 'list', choices: ['a', 'b'], description }, 'list of a, b'],
         [{ kind: 'list', description }, 'list'],
       ] satisfies Array<[Option, string]>
