@@ -96,7 +96,7 @@ describe('a serving process', () => {
   });
 
   test('requests in flight are answered before it ends', async () => {
-    const server = await serve([image, '--filter', 'delay,write=500ms']);
+    const server = await serve([image, '--filter', 'log,start', '--filter', 'delay,write=500ms']);
     const device = await openNbdDevice(server.urls[0]!, {
       logger: silentLogger,
       reconnectTimeoutMs: 1000,
@@ -106,9 +106,7 @@ describe('a serving process', () => {
     const write = Promise.resolve(device.write(0, Buffer.alloc(512, 7), false)).then(() => {
       answered = true;
     });
-    await waitUntil(() => server.logs().includes('NBD client connected'), { what: 'the client' });
-    // The write is on its way already; what is asked is only whether its answer still comes.
-    await new Promise((resolve) => setTimeout(resolve, 100));
+    await waitUntil(() => server.logs().includes('length=512 ...'), { what: 'the write to begin' });
     server.signal('SIGTERM');
     await write;
     expect(answered).toBe(true);
