@@ -48,7 +48,7 @@ export async function runProgram(args: readonly string[]): Promise<number> {
       'parse-positional-numbers': false,
       'short-option-groups': false,
     })
-    .wrap(Math.min(process.stdout.columns ?? MAX_HELP_COLUMNS, MAX_HELP_COLUMNS))
+    .wrap(Math.min(process.stdout.columns || MAX_HELP_COLUMNS, MAX_HELP_COLUMNS))
     .help('help')
     .version(packageVersion())
     .epilogue('`repagent help COMMAND` shows its options and examples.')

@@ -52,7 +52,7 @@ function draw(status: ProcessStatus, json: boolean, before: number): number {
     return 0;
   }
   const look = lookOf(process.stdout);
-  const lines = statusTable(status, look).slice(0, Math.max(1, (process.stdout.rows ?? 24) - 1));
+  const lines = statusTable(status, look).slice(0, Math.max(1, (process.stdout.rows || 24) - 1));
   const up = before > 0 ? `\x1b[${before}A` : '';
   process.stdout.write(`${up}\r\x1b[J${lines.join('\n')}\n`);
   return lines.length;

@@ -21,7 +21,7 @@ export function lookOf(
   const terminal = stream.isTTY === true;
   const locale = env.LC_ALL || env.LC_CTYPE || env.LANG || '';
   return {
-    columns: terminal ? (stream.columns ?? 80) : PLAIN_COLUMNS,
+    columns: terminal ? stream.columns || 80 : PLAIN_COLUMNS,
     color: terminal && !env.NO_COLOR && env.TERM !== 'dumb',
     unicode: /utf-?8/i.test(locale),
   };
