@@ -14,9 +14,9 @@ const STREAM_TIMEOUT_MS = 120_000;
 /** @throws OperationError when nobody answers there, or not with a status */
 export async function fetchStatus(address: ControlAddress): Promise<ProcessStatus> {
   const body = await getJson(address, '/status');
-  if (!isRecord(body) || !Array.isArray(body.volumes) || typeof body.pid !== 'number') {
-    throw notOurs(address);
-  }
+  if (!isRecord(body) || typeof body.pid !== 'number') throw notOurs(address);
+  if (!Array.isArray(body.volumes) || !Array.isArray(body.listening)) throw notOurs(address);
+  if (!body.volumes.every(isVolume)) throw notOurs(address);
   return body as unknown as ProcessStatus;
 }
 
@@ -40,9 +40,14 @@ export async function runVerify(
   for await (const line of lines(address, response)) {
     const message = parse(address, line);
     if (!isRecord(message)) throw notOurs(address);
-    if (isRecord(message.progress)) onProgress(message.progress as unknown as VerifyProgress);
-    else if (isRecord(message.result)) return message.result as unknown as VerifyResult;
-    else throw failure(address, message);
+    if (isRecord(message.progress)) {
+      onProgress(message.progress as unknown as VerifyProgress);
+    } else if (isRecord(message.result)) {
+      if (!Array.isArray(message.result.differing)) throw notOurs(address);
+      return message.result as unknown as VerifyResult;
+    } else {
+      throw failure(address, message);
+    }
   }
   throw new OperationError(`the process at ${formatControlAddress(address)} ended the verification early`, {
     hint: 'see its log, then run verify again',
@@ -132,6 +137,10 @@ function notOurs(address: ControlAddress): OperationError {
   return new OperationError(`what answers at ${formatControlAddress(address)} is not a repagent process`, {
     hint: 'check --control; it is another address than the one NBD clients or agents use',
   });
+}
+
+function isVolume(value: unknown): boolean {
+  return isRecord(value) && [value.name, value.vmName, value.state].every((one) => typeof one === 'string');
 }
 
 function isRecord(value: unknown): value is Record<string, unknown> {

@@ -251,7 +251,10 @@ describe('the client', () => {
 
   it.each([
     ['a page', '<html>'],
-    ['other JSON', '{"volumes": 1}'],
+    ['other JSON', '{"volumes": []}'],
+    ['volumes that are none', '{"pid": 1, "listening": [], "volumes": 1}'],
+    ['a volume that is none', '{"pid": 1, "listening": [], "volumes": [{"name": 1}]}'],
+    ['a list', '[]'],
   ])('does not believe %s', async (_what, body) => {
     const other = createHttpServer((_request, response) => response.end(body));
     open.push({ close: () => new Promise((resolve) => other.close(() => resolve())) });
