@@ -11,6 +11,7 @@ import { type ControlAddress, formatControlAddress, isLoopbackHost, MAX_UNIX_PAT
 import { createRouter, type Route, type RouteRequest, sendJson, toErrorBody } from './router.ts';
 import { probeSocket } from './runtime-dir.ts';
 import type { ProcessStatus, VerifyProgress, VerifyResult } from './status.ts';
+import { isNamed } from './volume-name.ts';
 
 /** What the process behind the API can be asked. Errors meant for the user are OperationError or UsageError. */
 export interface ControlHandlers {
@@ -106,7 +107,7 @@ async function verifyOne(
 ): Promise<void> {
   const volume = request.query.get('volume');
   if (!volume) throw new UsageError('name the volume: /verify?volume=NAME');
-  if (!handlers.status().volumes.some((one) => one.name === volume)) {
+  if (!handlers.status().volumes.some((one) => isNamed(one, volume))) {
     throw new UsageError(`there is no volume ${JSON.stringify(volume)}`);
   }
   if (verifying.has(volume)) {

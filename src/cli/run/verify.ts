@@ -4,6 +4,7 @@ import { formatBytes, formatDuration } from '../../base/size.ts';
 import type { ControlAddress } from '../../control/address.ts';
 import { fetchStatus, runVerify } from '../../control/client.ts';
 import type { VerifyResult } from '../../control/status.ts';
+import { isNamed, uniqueName } from '../../control/volume-name.ts';
 import { ProgressLine } from '../view/progress-line.ts';
 import { printable } from '../view/terminal.ts';
 import { findControl } from './find-control.ts';
@@ -32,10 +33,11 @@ export async function runVerifyCommand(request: VerifyRequest): Promise<number> 
 }
 
 async function volumeNames(address: ControlAddress, asked: string | undefined): Promise<string[]> {
-  const names = (await fetchStatus(address)).volumes.map((volume) => volume.name);
+  const { volumes } = await fetchStatus(address);
+  const names = volumes.map((volume) => uniqueName(volume, volumes));
   const list = names.map(printable).join(', ');
   if (asked !== undefined) {
-    if (names.includes(asked)) return [asked];
+    if (volumes.some((volume) => isNamed(volume, asked))) return [asked];
     throw new OperationError(`there is no volume ${printable(asked)}`, {
       hint: `there are: ${list || 'none'}`,
     });

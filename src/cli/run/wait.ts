@@ -3,6 +3,7 @@ import { errorMessage, OperationError } from '../../base/errors.ts';
 import type { ControlAddress } from '../../control/address.ts';
 import { fetchStatus } from '../../control/client.ts';
 import type { ProcessStatus, VolumeState, VolumeStatus } from '../../control/status.ts';
+import { isNamed } from '../../control/volume-name.ts';
 import { statusLine } from '../view/status-table.ts';
 import { findControl } from './find-control.ts';
 import { pause } from './pause.ts';
@@ -53,7 +54,7 @@ export function judge(
   state: VolumeState,
   volume: string | undefined,
 ): 'reached' | { readonly why: string } {
-  const wanted = volume === undefined ? status.volumes : status.volumes.filter((one) => one.name === volume);
+  const wanted = volume === undefined ? status.volumes : status.volumes.filter((one) => isNamed(one, volume));
   if (wanted.length === 0) {
     const known = status.volumes.map((one) => one.name).join(', ') || 'none';
     return {

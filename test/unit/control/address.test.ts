@@ -1,5 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { formatControlAddress, isLoopbackHost } from '../../../src/control/address.ts';
+import { isNamed, uniqueName } from '../../../src/control/volume-name.ts';
+import { sampleVolume } from './samples.ts';
 
 describe('isLoopbackHost', () => {
   it.each([
@@ -25,6 +27,23 @@ describe('isLoopbackHost', () => {
     '127.0.0.1.evil.example',
     '1270.0.0.1',
   ])('takes %j for reachable', (host) => expect(isLoopbackHost(host)).toBe(false));
+});
+
+describe('volume names', () => {
+  const all = [
+    sampleVolume({ name: 'a', vmName: 'x' }),
+    sampleVolume({ name: 'a', vmName: 'y' }),
+    sampleVolume({ name: 'b', vmName: 'y' }),
+  ];
+
+  it('carry the machine where it is needed', () => {
+    expect(all.map((one) => uniqueName(one, all))).toEqual(['x/a', 'y/a', 'b']);
+  });
+
+  it('mean a volume with or without it', () => {
+    expect(all.map((one) => isNamed(one, 'a'))).toEqual([true, true, false]);
+    expect(all.map((one) => isNamed(one, 'y/a'))).toEqual([false, true, false]);
+  });
 });
 
 describe('formatControlAddress', () => {
