@@ -1,0 +1,63 @@
+// The page of what NBD is spoken names every option, command and error of the protocol once: none is left in the dark.
+import { readFileSync } from 'node:fs';
+import { resolve } from 'node:path';
+import { describe, expect, test } from 'vitest';
+import { NBD_CMD, NBD_ERROR, NBD_OPT, NBD_REP_ERR } from '../../../src/nbdwire/constants.ts';
+import { RequestHeader } from '../../../src/nbdwire/request.ts';
+import { checkRequest } from '../../../src/nbdwire/request-check.ts';
+import { ServerHandshake } from '../../../src/nbdwire/server-handshake.ts';
+
+const page = readFileSync(resolve(import.meta.dirname, '../../../docs/protocol/nbd-support.md'), 'utf8');
+
+/** The rows of the table under a heading: first and second cell. */
+function table(heading: string): Map<string, string> {
+  const section = page.split(`## ${heading}\n`)[1]!.split('\n## ')[0]!;
+  return new Map(
+    [...section.matchAll(/^\| ([A-Z_]+) \| ([^|]+) \|/gm)].map((row) => [row[1]!, row[2]!.trim()]),
+  );
+}
+
+/** The type of the server's reply to an option without data. */
+function replyTo(option: number): number {
+  const handshake = new ServerHandshake<never>({ list: () => [], find: () => undefined });
+  const bytes = Buffer.alloc(20);
+  bytes.writeUInt32BE(1, 0);
+  bytes.write('IHAVEOPT', 4, 'latin1');
+  bytes.writeUInt32BE(option, 12);
+  const flagsBytes = handshake.step(bytes, 0, bytes.length);
+  handshake.takeOutput();
+  handshake.step(bytes, flagsBytes, bytes.length);
+  return Buffer.concat(handshake.takeOutput()).readUInt32BE(12);
+}
+
+describe('docs/protocol/nbd-support.md', () => {
+  test('names every option', () => {
+    expect([...table('Options').keys()]).toEqual(Object.keys(NBD_OPT));
+  });
+
+  test('names every command', () => {
+    expect([...table('Commands').keys()]).toEqual(Object.keys(NBD_CMD));
+  });
+
+  test('names every error but success', () => {
+    expect([...table('Errors').keys()]).toEqual(Object.keys(NBD_ERROR).filter((name) => name !== 'OK'));
+  });
+
+  test.each(Object.entries(NBD_OPT))(
+    'option %s is refused as unknown exactly where the page says so',
+    (name, id) => {
+      if (name === 'EXPORT_NAME') return; // has no form for an error
+      const refused = replyTo(id) === NBD_REP_ERR.UNSUP;
+      expect(refused).toBe(table('Options').get(name)!.startsWith('ERR_UNSUP'));
+    },
+  );
+
+  test.each(Object.entries(NBD_CMD))('command %s is refused exactly where the page says so', (name, id) => {
+    if (name === 'DISC') return;
+    const request = new RequestHeader();
+    Object.assign(request, { type: id, flags: 0, offset: 0, length: 0 });
+    const rules = { sizeBytes: 1024, readOnly: false, minBlockBytes: 1, maxPayloadBytes: 1024 };
+    const refused = checkRequest(request, rules) === NBD_ERROR.EINVAL;
+    expect(refused).toBe(table('Commands').get(name)!.startsWith('EINVAL'));
+  });
+});
