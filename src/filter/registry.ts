@@ -151,7 +151,8 @@ async function loadFilter(path: string): Promise<FilterDefinition> {
   try {
     module = (await import(url)) as Record<string, unknown>;
   } catch (error) {
-    throw new UsageError(`filter ${path} can't be loaded: ${errorMessage(error)}`, { cause: error });
+    const advice = path.endsWith('ts') ? ' (a filter is a JavaScript module: compile TypeScript first)' : '';
+    throw new UsageError(`filter ${path} can't be loaded: ${errorMessage(error)}${advice}`, { cause: error });
   }
   const { filter } = module;
   if (filter === undefined) {

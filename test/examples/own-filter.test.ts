@@ -36,11 +36,11 @@ describe('the filter of one’s own', () => {
       );
     }
     expect(spy.calls).toEqual([]);
-    disk.write(1024, Buffer.alloc(512, 1), true);
-    disk.trim(2048, 512, false);
-    disk.writeZeroes(4096, 512, false, true);
+    await disk.write(1024, Buffer.alloc(512, 1), true);
+    await disk.trim(2048, 512, false);
+    await disk.writeZeroes(4096, 512, false, true);
     const target = Buffer.alloc(512);
-    disk.read(0, target);
+    await disk.read(0, target);
     expect(target).toEqual(patternBytes(0, 512));
     expect(spy.lines()).toEqual([
       'write 1024+512 fua',
@@ -54,6 +54,6 @@ describe('the filter of one’s own', () => {
   it('protects a GPT when told nothing else', async () => {
     const { disk } = await serve(PATH);
     expect(() => disk.write(33 * 512, Buffer.alloc(512), false)).toThrow('protected');
-    disk.write(34 * 512, Buffer.alloc(512), false);
+    await disk.write(34 * 512, Buffer.alloc(512), false);
   });
 });

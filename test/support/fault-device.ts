@@ -70,7 +70,7 @@ export class FaultDevice extends PassThrough {
       if (offset >= to || offset + length <= from) continue;
       entry.left -= 1;
       this.faults += 1;
-      const thrown = error ?? new BlockError('EIO', `injected fault in ${op} ${offset}+${length}`);
+      const thrown: unknown = error ?? new BlockError('EIO', `injected fault in ${op} ${offset}+${length}`);
       if (rejects) return Promise.reject(thrown);
       throw thrown;
     }

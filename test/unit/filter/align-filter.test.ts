@@ -44,7 +44,7 @@ describe('limits', () => {
   ] as const) {
     it(`${spec} over blocks of ${limits.minBlockBytes} gives the disk blocks of ${block}`, async () => {
       const { disk, spy } = await setUp(spec, limits);
-      disk.read(1, Buffer.alloc(1));
+      await disk.read(1, Buffer.alloc(1));
       expect(spy.lines()).toEqual([`read 0+${block}`]);
     });
   }
@@ -85,11 +85,11 @@ describe('what is on block borders', () => {
     expect(seen).toEqual([data, data]);
     expect(seen[0]).toBe(data);
     expect(seen[1]).toBe(data);
-    disk.trim(0, 4096, true);
-    disk.writeZeroes(512, 1024, false, true);
-    disk.cache(0, 512);
-    disk.extents(512, 1024);
-    disk.flush();
+    await disk.trim(0, 4096, true);
+    await disk.writeZeroes(512, 1024, false, true);
+    await disk.cache(0, 512);
+    await disk.extents(512, 1024);
+    await disk.flush();
     expect(spy.lines()).toEqual([
       'write 512+1024 fua',
       'read 1024+1024',
@@ -123,7 +123,7 @@ describe('what is not', () => {
 
   it('is written by reading, changing and writing back the blocks at its edges', async () => {
     const { disk, spy, bottom } = await setUp();
-    disk.write(100, Buffer.alloc(2000, 7), false);
+    await disk.write(100, Buffer.alloc(2000, 7), false);
     expect(spy.take()).toEqual([
       'read 0+512',
       'write 0+512',
@@ -134,26 +134,26 @@ describe('what is not', () => {
     expect(bottom.bytes.slice(0, 100)).toEqual(patternBytes(0, 100));
     expect(bottom.bytes.slice(100, 2000)).toEqual(Buffer.alloc(2000, 7));
     expect(bottom.bytes.slice(2100, 1000)).toEqual(patternBytes(2100, 1000));
-    disk.write(3000, Buffer.from([1]), false);
+    await disk.write(3000, Buffer.from([1]), false);
     expect(spy.take()).toEqual(['read 2560+512', 'write 2560+512']);
   });
 
   it('is durable in every part with fua, and in none without', async () => {
     const { disk, spy } = await setUp();
-    disk.write(100, Buffer.alloc(2000), true);
-    disk.trim(100, 2000, true);
-    disk.writeZeroes(100, 2000, true, false);
+    await disk.write(100, Buffer.alloc(2000), true);
+    await disk.trim(100, 2000, true);
+    await disk.writeZeroes(100, 2000, true, false);
     const changes = spy.calls.filter(({ op }) => op !== 'read');
     expect(changes).toHaveLength(9);
     expect(changes.every(({ fua }) => fua)).toBe(true);
     spy.take();
-    disk.write(100, Buffer.alloc(2000), false);
+    await disk.write(100, Buffer.alloc(2000), false);
     expect(spy.calls.some(({ fua }) => fua)).toBe(false);
   });
 
   it('is trimmed in whole blocks, and zeroed at the edges, so that all of it reads as zero', async () => {
     const { disk, spy, bottom } = await setUp();
-    disk.trim(100, 2000, false);
+    await disk.trim(100, 2000, false);
     expect(spy.take()).toEqual([
       'read 0+512',
       'write 0+512',
@@ -168,8 +168,8 @@ describe('what is not', () => {
 
   it('is zeroed with the flags of the call', async () => {
     const { disk, spy } = await setUp();
-    disk.writeZeroes(100, 2000, false, true);
-    disk.writeZeroes(100, 2000, false, false);
+    await disk.writeZeroes(100, 2000, false, true);
+    await disk.writeZeroes(100, 2000, false, false);
     expect(spy.lines().filter((line) => line.startsWith('writeZeroes'))).toEqual([
       'writeZeroes 512+1536 mayTrim',
       'writeZeroes 512+1536',
@@ -178,8 +178,8 @@ describe('what is not', () => {
 
   it('is cached by the blocks around it', async () => {
     const { disk, spy } = await setUp();
-    disk.cache(511, 2);
-    disk.cache(SIZE - 1, 1);
+    await disk.cache(511, 2);
+    await disk.cache(SIZE - 1, 1);
     expect(spy.lines()).toEqual(['cache 0+1024', `cache ${SIZE - 512}+512`]);
   });
 
@@ -202,23 +202,23 @@ describe('what is not', () => {
   it('may be larger than the largest request after rounding', async () => {
     const { disk, spy, bottom } = await setUp('align', { minBlockBytes: 512, maxRequestBytes: 4096 });
     const data = Buffer.alloc(4096, 9);
-    disk.write(1, data, false);
+    await disk.write(1, data, false);
     expect(bottom.bytes.slice(1, 4096)).toEqual(data);
     const target = Buffer.alloc(4096);
-    disk.read(1, target);
+    await disk.read(1, target);
     expect(target).toEqual(data);
     expect(Math.max(...spy.calls.map(({ length }) => length))).toBeLessThanOrEqual(4096);
   });
 
   it('may be 4 GiB less one byte, without memory for it', async () => {
     const disk = await filtered(new RecorderDevice(new SparseDevice(16 * GiB, SECTORS)), 'align');
-    disk.write(1, Buffer.from([1]), false);
-    disk.write(4 * GiB, Buffer.from([2]), false);
-    disk.trim(1, 4 * GiB - 1, false);
+    await disk.write(1, Buffer.from([1]), false);
+    await disk.write(4 * GiB, Buffer.from([2]), false);
+    await disk.trim(1, 4 * GiB - 1, false);
     const target = Buffer.alloc(1);
-    disk.read(1, target);
+    await disk.read(1, target);
     expect(target[0]).toBe(0);
-    disk.read(4 * GiB, target);
+    await disk.read(4 * GiB, target);
     expect(target[0]).toBe(2);
   });
 });
@@ -229,15 +229,15 @@ describe('a disk whose last block is short', () => {
 
   it('is read and changed to its end', async () => {
     const { disk, spy, bottom } = await setUp('align,block=4K', SECTORS, size);
-    disk.write(8192, Buffer.alloc(2048, 1), false);
+    await disk.write(8192, Buffer.alloc(2048, 1), false);
     expect(spy.take()).toEqual(['write 8192+2048']);
-    disk.write(size - 1, Buffer.from([2]), false);
+    await disk.write(size - 1, Buffer.from([2]), false);
     expect(spy.take()).toEqual(['read 8192+2048', 'write 8192+2048']);
-    disk.trim(4095, size - 4095, false);
+    await disk.trim(4095, size - 4095, false);
     expect(spy.take()).toEqual(['read 0+4096', 'write 0+4096', `trim 4096+${size - 4096}`]);
     expect(bottom.bytes.slice(4095, size - 4095)).toEqual(Buffer.alloc(size - 4095));
-    disk.cache(size - 1, 1);
-    disk.extents(9000, 500);
+    await disk.cache(size - 1, 1);
+    await disk.extents(9000, 500);
     expect(spy.take()).toEqual(['cache 8192+2048', 'extents 8192+2048']);
   });
 });
@@ -259,7 +259,7 @@ describe('several changes at once', () => {
     expect(await isPending(answers[0]!)).toBe(false);
     expect(held.lines()).toEqual(['read 0+512']);
     await held.releaseAll();
-    await Promise.all(answers);
+    for (const answer of answers) await answer;
     expect(bottom.bytes.slice(0, 4).toString()).toBe('abcd');
   });
 
@@ -285,7 +285,7 @@ describe('several changes at once', () => {
     ];
     expect(held.lines()).toEqual(['read 0+512']);
     await held.releaseAll();
-    await Promise.all(answers);
+    for (const answer of answers) await answer;
     expect(bottom.bytes.slice(0, 512)).toEqual(Buffer.alloc(512, 2));
     expect(bottom.bytes.slice(512, 1024)).toEqual(Buffer.alloc(1024));
   });
@@ -342,7 +342,7 @@ describe('failures of the disk', () => {
     fault.fail({ ops: ['read'], times: 1 });
     expect(() => disk.write(100, Buffer.alloc(10), false)).toThrow('injected fault in read 0+512');
     expect(bottom.bytes.slice(0, 512)).toEqual(patternBytes(0, 512));
-    disk.write(100, Buffer.alloc(10), false);
+    await disk.write(100, Buffer.alloc(10), false);
   });
 
   it('in one part end the call: the parts after it are not tried', async () => {
@@ -366,6 +366,6 @@ describe('failures of the disk', () => {
 it('takes requests of 32 MiB at odd offsets', { timeout: 30_000 }, async () => {
   const disk = await filtered(new PatternDevice(40 * MiB, SECTORS), 'align');
   const target = Buffer.alloc(32 * MiB);
-  disk.read(3 * KiB + 5, target);
+  await disk.read(3 * KiB + 5, target);
   expect(target.equals(patternBytes(3 * KiB + 5, 32 * MiB))).toBe(true);
 });

@@ -73,7 +73,7 @@ describe('building', () => {
       context,
     );
     expect(events.splice(0)).toEqual(['inner built', 'middle built', 'outer built']);
-    chain.read(0, Buffer.alloc(1));
+    await chain.read(0, Buffer.alloc(1));
     expect(events).toEqual(['outer read', 'middle read', 'inner read']);
   });
 
@@ -189,7 +189,7 @@ describe('guards', () => {
     expect(() => chain.read(0, Buffer.alloc(12_288))).toThrow(/at most 8192/);
     expect(() => chain.read(SIZE, Buffer.alloc(4096))).toThrow(/past the end/);
     expect(events).toEqual([]);
-    chain.read(4096, Buffer.alloc(4096));
+    await chain.read(4096, Buffer.alloc(4096));
     expect(events).toEqual(['picky read']);
   });
 
@@ -208,7 +208,7 @@ describe('guards', () => {
     ]) {
       expect(change).toThrow(expect.objectContaining({ code: 'EPERM' }));
     }
-    chain.read(0, Buffer.alloc(512));
+    await chain.read(0, Buffer.alloc(512));
     expect(disk.lines()).toEqual(['read 0+512']);
   });
 

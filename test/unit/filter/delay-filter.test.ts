@@ -58,7 +58,7 @@ it('lets calls that don’t overlap wait side by side', async () => {
   const disk = await filtered(spy, 'delay,write=50ms');
   const answers = [0, 512, 1024].map((at) => disk.write(at, Buffer.alloc(512, 1), false));
   await vi.advanceTimersByTimeAsync(50);
-  await Promise.all(answers);
+  for (const answer of answers) await answer;
   expect(spy.calls).toHaveLength(3);
 });
 
@@ -72,7 +72,7 @@ it('keeps overlapping changes in order, whatever each one waits', async () => {
   ];
   expect(spy.lines()).toEqual(['trim 4096+512']);
   await vi.advanceTimersByTimeAsync(1000);
-  await Promise.all(answers);
+  for (const answer of answers) await answer;
   expect(spy.lines()).toEqual(['trim 4096+512', 'write 0+512', 'trim 256+512', 'write 512+512']);
 });
 

@@ -10,7 +10,7 @@ import { PatternDevice, RecorderDevice } from '../../support/test-devices.ts';
 
 const SIZE = 65_536;
 let spy: RecorderDevice;
-beforeEach(() => {
+beforeEach(async () => {
   spy = new RecorderDevice(new PatternDevice(SIZE));
 });
 
@@ -30,7 +30,7 @@ const NAMES = Object.keys(CALLS) as Name[];
 /** The code that a call fails with, or 'ok'. */
 function outcome(disk: BlockDevice, name: Name): string {
   try {
-    CALLS[name](disk);
+    void CALLS[name](disk);
     return 'ok';
   } catch (error) {
     expect(error).toBeInstanceOf(BlockError);

@@ -227,9 +227,9 @@ describe('nothing to do', () => {
     expect(spy.calls).toEqual([]);
   });
 
-  it('a flush is never skipped', () => {
+  it('a flush is never skipped', async () => {
     const { guard, spy } = setUp();
-    guard.flush();
+    await guard.flush();
     expect(spy.lines()).toEqual(['flush']);
   });
 
@@ -241,12 +241,12 @@ describe('nothing to do', () => {
 });
 
 describe('passing on', () => {
-  it('gives the device the very same buffer and flags', () => {
+  it('gives the device the very same buffer and flags', async () => {
     const { guard, spy, disk } = setUp();
-    guard.write(512, Buffer.from('abc'), true);
-    guard.trim(0, 5, true);
-    guard.writeZeroes(5, 5, true, true);
-    guard.writeZeroes(5, 5, false, false);
+    await guard.write(512, Buffer.from('abc'), true);
+    await guard.trim(0, 5, true);
+    await guard.writeZeroes(5, 5, true, true);
+    await guard.writeZeroes(5, 5, false, false);
     expect(spy.take()).toEqual([
       'write 512+3 fua',
       'trim 0+5 fua',
@@ -254,12 +254,12 @@ describe('passing on', () => {
       'writeZeroes 5+5',
     ]);
     const target = Buffer.alloc(3);
-    guard.read(512, target);
+    await guard.read(512, target);
     expect(target.toString()).toBe('abc');
     const seen: Buffer[] = [];
     disk.write = (_offset, data) => void seen.push(data);
     const data = Buffer.from('same');
-    guard.write(0, data, false);
+    await guard.write(0, data, false);
     expect(seen[0]).toBe(data);
   });
 

@@ -29,13 +29,13 @@ it('tells each call with offset, length, flags, result and duration', async () =
   const log = captureLog();
   const { chain } = await filterChain(new PatternDevice(SIZE), ['log'], log.logger);
   const target = Buffer.alloc(512);
-  chain.read(1024, target);
-  chain.write(0, Buffer.alloc(512), true);
-  chain.writeZeroes(512, 512, false, true);
-  chain.trim(0, 4096, false);
-  chain.flush();
-  chain.cache(0, 1);
-  chain.extents(0, SIZE);
+  await chain.read(1024, target);
+  await chain.write(0, Buffer.alloc(512), true);
+  await chain.writeZeroes(512, 512, false, true);
+  await chain.trim(0, 4096, false);
+  await chain.flush();
+  await chain.cache(0, 1);
+  await chain.extents(0, SIZE);
   await chain.close();
   expect(target).toEqual(patternBytes(1024, 512));
   expect(log.lines().map(({ msg }) => msg.replace(/ \d+us$/, ''))).toEqual([
@@ -107,7 +107,7 @@ describe('to a file', () => {
     const file = dir.file('calls.txt');
     fs.writeFileSync(file, 'earlier\n');
     const { chain } = await filterChain(new PatternDevice(SIZE), [`log,file=${file}`]);
-    chain.flush();
+    await chain.flush();
     expect(linesOf(file)).toEqual(['earlier', `disk open size=${SIZE}`, 'disk #1 flush ok Nus']);
     await chain.close();
   });
@@ -128,7 +128,7 @@ describe('to a file', () => {
     const { chain } = await filterChain(new PatternDevice(SIZE), ['log,file=/dev/full'], log.logger);
     const target = Buffer.alloc(8);
     for (const at of [0, 8, 16]) {
-      chain.read(at, target);
+      await chain.read(at, target);
       expect(target).toEqual(patternBytes(at, 8));
     }
     await chain.close();

@@ -18,13 +18,13 @@ it('moves every call by its offset', async () => {
   const disk = await filtered(spy, 'offset,offset=1M,size=2M');
   expect(disk.sizeBytes).toBe(2 * MiB);
   expect(disk.limits).toEqual(TEST_LIMITS);
-  disk.write(0, Buffer.from('a'), true);
-  disk.read(1, Buffer.alloc(2));
-  disk.trim(512, 1024, true);
-  disk.writeZeroes(0, 2 * MiB, false, true);
-  disk.cache(3, 4);
-  disk.extents(5, 6);
-  disk.flush();
+  await disk.write(0, Buffer.from('a'), true);
+  await disk.read(1, Buffer.alloc(2));
+  await disk.trim(512, 1024, true);
+  await disk.writeZeroes(0, 2 * MiB, false, true);
+  await disk.cache(3, 4);
+  await disk.extents(5, 6);
+  await disk.flush();
   expect(spy.lines()).toEqual([
     `write ${MiB}+1 fua`,
     `read ${MiB + 1}+2`,
@@ -56,7 +56,7 @@ describe('the window', () => {
     const disk = await filtered(new PatternDevice(4 * MiB), 'offset,offset=1M');
     expect(disk.sizeBytes).toBe(3 * MiB);
     const target = Buffer.alloc(512);
-    disk.read(3 * MiB - 512, target);
+    await disk.read(3 * MiB - 512, target);
     expect(target).toEqual(patternBytes(4 * MiB - 512, 512));
     expect(() => disk.read(3 * MiB - 511, target)).toThrow(expect.objectContaining({ code: 'EINVAL' }));
   });
@@ -83,7 +83,7 @@ describe('the window', () => {
       'offset,offset=2G,size=4G',
     );
     const target = Buffer.alloc(1024);
-    disk.read(0, target);
+    await disk.read(0, target);
     expect(target).toEqual(patternBytes(5 * GiB + 512, 1024));
   });
 
@@ -138,12 +138,12 @@ describe('property: a window is the same bytes elsewhere', () => {
       const model = patternBytes(start, size);
       for (const { kind, at, length, value } of ops) {
         const end = Math.min(size, at + length);
-        if (kind === 'write') disk.write(at, Buffer.alloc(end - at, value), false);
-        else if (kind === 'trim') disk.trim(at, end - at, false);
-        else if (kind === 'zero') disk.writeZeroes(at, end - at, false, true);
+        if (kind === 'write') await disk.write(at, Buffer.alloc(end - at, value), false);
+        else if (kind === 'trim') await disk.trim(at, end - at, false);
+        else if (kind === 'zero') await disk.writeZeroes(at, end - at, false, true);
         if (kind !== 'read') model.fill(kind === 'write' ? value : 0, at, end);
         const target = Buffer.alloc(end - at);
-        disk.read(at, target);
+        await disk.read(at, target);
         expect(target.equals(model.subarray(at, end))).toBe(true);
       }
       expect(bottom.bytes.slice(start, size).equals(model)).toBe(true);

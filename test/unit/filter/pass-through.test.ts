@@ -6,12 +6,12 @@ it('is a complete filter: everything goes to the device below, flags and buffers
   const spy = new RecorderDevice(new SparseDevice(65_536, { minBlockBytes: 512 }));
   const filter = new PassThrough(spy);
   const target = Buffer.alloc(3);
-  filter.write(512, Buffer.from('abc'), true);
-  filter.read(512, target);
-  filter.flush();
-  filter.trim(0, 10, true);
-  filter.writeZeroes(10, 20, false, true);
-  filter.cache(0, 512);
+  await filter.write(512, Buffer.from('abc'), true);
+  await filter.read(512, target);
+  await filter.flush();
+  await filter.trim(0, 10, true);
+  await filter.writeZeroes(10, 20, false, true);
+  await filter.cache(0, 512);
   expect(filter.extents(0, 4096)).toEqual([{ offset: 0, length: 4096, hole: false, zero: false }]);
   await filter.close();
   expect(target.toString()).toBe('abc');

@@ -16,10 +16,10 @@ it('refuses every change, and lets everything else through', async () => {
     expect(change).toThrow(expect.objectContaining({ name: 'BlockError', code: 'EPERM' }));
   }
   const target = Buffer.alloc(16);
-  disk.read(512, target);
-  disk.flush();
-  disk.cache(0, 512);
-  disk.extents(0, 512);
+  await disk.read(512, target);
+  await disk.flush();
+  await disk.cache(0, 512);
+  await disk.extents(0, 512);
   expect(target).toEqual(patternBytes(512, 16));
   expect(spy.lines()).toEqual(['read 512+16', 'flush', 'cache 0+512', 'extents 0+512']);
 });

@@ -122,6 +122,8 @@ describe('a filter of one’s own', () => {
   it('that throws while it loads is a UsageError with the reason', async () => {
     const file = write('bad.mjs', `throw new Error('not today');`);
     await expect(parseFilterSpec(file)).rejects.toThrow(`filter ${file} can't be loaded: not today`);
+    await expect(parseFilterSpec(file)).rejects.not.toThrow('TypeScript');
+    await expect(parseFilterSpec('./no-such.ts')).rejects.toThrow(/\(.*compile TypeScript first\)$/);
   });
 
   it('that exports something else is told what to export', async () => {
@@ -232,8 +234,8 @@ describe('filterLink', () => {
     ];
     expect(context.status()).toEqual({});
     const chain = await buildChain(new SparseDevice(512), links, context);
-    chain.flush();
-    chain.flush();
+    await chain.flush();
+    await chain.flush();
     expect(context.status()).toEqual({
       counting: { calls: 2 },
       extra: { label: 'inner' },

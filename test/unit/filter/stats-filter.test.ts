@@ -10,16 +10,16 @@ it('counts calls, bytes and errors by operation, as the chain’s status', async
   const { chain, context } = await filterChain(fault, ['stats']);
   expect(context.status()).toEqual({ stats: {} });
   const target = Buffer.alloc(512);
-  chain.read(1024, target);
+  await chain.read(1024, target);
   expect(target).toEqual(patternBytes(1024, 512));
-  chain.read(0, Buffer.alloc(100));
-  chain.write(0, Buffer.alloc(4096), true);
-  chain.flush();
+  await chain.read(0, Buffer.alloc(100));
+  await chain.write(0, Buffer.alloc(4096), true);
+  await chain.flush();
   fault.fail({ times: 1 });
   expect(() => chain.trim(0, 4096, false)).toThrow('injected');
   fault.fail({ times: 1, rejects: true });
   await expect(chain.trim(0, 512, false)).rejects.toThrow('injected');
-  chain.trim(0, 1024, false);
+  await chain.trim(0, 1024, false);
   expect(context.status().stats).toMatchObject({
     read: { calls: 2, bytes: 612, errors: 0 },
     write: { calls: 1, bytes: 4096, errors: 0 },
@@ -46,16 +46,16 @@ it('measures until the answer, not until the call returns', async () => {
 it('does not count what the guard refused: it never came in', async () => {
   const { chain, context } = await filterChain(new PatternDevice(SIZE), ['stats']);
   expect(() => chain.read(SIZE, Buffer.alloc(1))).toThrow();
-  chain.read(0, Buffer.alloc(0));
+  await chain.read(0, Buffer.alloc(0));
   expect(context.status()).toEqual({ stats: {} });
 });
 
 it('logs its figures when it is closed, once', async () => {
   const log = captureLog();
   const { chain } = await filterChain(new PatternDevice(SIZE), ['stats'], log.logger);
-  chain.read(0, Buffer.alloc(4096));
-  chain.read(0, Buffer.alloc(4096));
-  chain.flush();
+  await chain.read(0, Buffer.alloc(4096));
+  await chain.read(0, Buffer.alloc(4096));
+  await chain.flush();
   await chain.close();
   await chain.close();
   expect(log.lines().map(({ msg }) => msg)).toEqual([
@@ -70,12 +70,12 @@ it('logs them even when the disk can’t be closed, and nothing when quiet', asy
   const disk = new PatternDevice(SIZE);
   disk.close = () => Promise.reject(new Error('stuck'));
   const loud = await filterChain(disk, ['stats'], log.logger);
-  loud.chain.flush();
+  await loud.chain.flush();
   await expect(loud.chain.close()).rejects.toThrow('stuck');
   expect(log.lines().some(({ msg }) => msg.startsWith('flush: 1 calls'))).toBe(true);
   const silent = captureLog();
   const quiet = await filterChain(new PatternDevice(SIZE), ['stats,quiet'], silent.logger);
-  quiet.chain.flush();
+  await quiet.chain.flush();
   await quiet.chain.close();
   expect(silent.lines()).toEqual([]);
   expect(quiet.context.status().stats).toMatchObject({ flush: { calls: 1 } });

@@ -15,40 +15,40 @@ import {
 } from '../../support/test-devices.ts';
 
 describe('SparseDevice', () => {
-  it('starts as zeroes and keeps what was written, around 4 GiB too', () => {
+  it('starts as zeroes and keeps what was written, around 4 GiB too', async () => {
     const disk = new SparseDevice(2 ** 40);
     for (const offset of [0, 4095, 2 ** 32 - 3, 2 ** 40 - 5]) {
-      disk.write(offset, Buffer.from('hello'), false);
+      await disk.write(offset, Buffer.from('hello'), false);
       expect(disk.bytes.slice(offset, 5).toString()).toBe('hello');
     }
     expect(disk.bytes.slice(5, 100)).toEqual(Buffer.alloc(100));
   });
 
-  it('zeroes what is trimmed, and nothing beside it', () => {
+  it('zeroes what is trimmed, and nothing beside it', async () => {
     const disk = new SparseDevice(65_536);
-    disk.write(0, Buffer.alloc(10_000, 1), false);
-    disk.trim(100, 5000, false);
+    await disk.write(0, Buffer.alloc(10_000, 1), false);
+    await disk.trim(100, 5000, false);
     expect(disk.bytes.slice(0, 100)).toEqual(Buffer.alloc(100, 1));
     expect(disk.bytes.slice(100, 5000)).toEqual(Buffer.alloc(5000));
     expect(disk.bytes.slice(5100, 4900)).toEqual(Buffer.alloc(4900, 1));
   });
 
-  it('forgets whole pages that are trimmed, in a huge range too', () => {
+  it('forgets whole pages that are trimmed, in a huge range too', async () => {
     const disk = new SparseDevice(2 ** 45);
-    for (const at of [0, 4096, 8192, 2 ** 40]) disk.write(at, Buffer.alloc(4096, 1), false);
-    disk.trim(4095, 2 ** 40 - 4094, false);
+    for (const at of [0, 4096, 8192, 2 ** 40]) await disk.write(at, Buffer.alloc(4096, 1), false);
+    await disk.trim(4095, 2 ** 40 - 4094, false);
     const left = [0, 4094, 4095, 4096, 8192, 2 ** 40, 2 ** 40 + 1].map((at) => disk.bytes.slice(at, 1)[0]);
     expect(left).toEqual([1, 1, 0, 0, 0, 0, 1]);
     expect(disk.bytes.isWritten(4096)).toBe(false);
     const patterned = new PatternDevice(2 ** 45);
-    patterned.trim(100, 10_000, false);
+    await patterned.trim(100, 10_000, false);
     expect(patterned.bytes.slice(100, 10_000)).toEqual(Buffer.alloc(10_000));
     expect(patterned.bytes.slice(10_104, 8)).toEqual(patternBytes(10_104, 8));
   });
 
-  it('tells data from holes, covering the range exactly', () => {
+  it('tells data from holes, covering the range exactly', async () => {
     const disk = new SparseDevice(65_536);
-    disk.write(4096, Buffer.from([1]), false);
+    await disk.write(4096, Buffer.from([1]), false);
     expect(disk.extents(4000, 5000)).toEqual([
       { offset: 4000, length: 96, hole: true, zero: true },
       { offset: 4096, length: 4096, hole: false, zero: false },
@@ -58,14 +58,14 @@ describe('SparseDevice', () => {
 });
 
 describe('PatternDevice', () => {
-  it('holds in every 8 bytes their own offset', () => {
+  it('holds in every 8 bytes their own offset', async () => {
     const disk = new PatternDevice(2 ** 50);
     const target = Buffer.alloc(24);
-    disk.read(2 ** 45 - 8, target);
+    await disk.read(2 ** 45 - 8, target);
     expect([0, 8, 16].map((at) => target.readBigUInt64BE(at))).toEqual(
       [2 ** 45 - 8, 2 ** 45, 2 ** 45 + 8].map(BigInt),
     );
-    disk.read(3, target);
+    await disk.read(3, target);
     expect(target).toEqual(patternBytes(0, 40).subarray(3, 27));
   });
 });
@@ -74,8 +74,8 @@ describe('RecorderDevice', () => {
   it('lists every call with its flags, data and outcome', async () => {
     const fault = new FaultDevice(new SparseDevice(4096));
     const spy = new RecorderDevice(fault);
-    spy.write(1, Buffer.from('ab'), true);
-    spy.writeZeroes(2, 3, false, true);
+    await spy.write(1, Buffer.from('ab'), true);
+    await spy.writeZeroes(2, 3, false, true);
     fault.fail({ times: 1 });
     expect(() => spy.flush()).toThrow('injected');
     expect(spy.calls[0]?.data?.toString()).toBe('ab');
@@ -88,14 +88,14 @@ describe('RecorderDevice', () => {
 });
 
 describe('FaultDevice', () => {
-  it('fails only what the rule names, as often as it says', () => {
+  it('fails only what the rule names, as often as it says', async () => {
     const disk = new FaultDevice(new SparseDevice(65_536));
     disk.fail({ ops: ['write'], from: 512, to: 1024, times: 2, error: new BlockError('ENOSPC', 'full') });
-    disk.write(0, Buffer.alloc(512), false);
-    disk.read(512, Buffer.alloc(512));
+    await disk.write(0, Buffer.alloc(512), false);
+    await disk.read(512, Buffer.alloc(512));
     expect(() => disk.write(0, Buffer.alloc(513), false)).toThrow('full');
     expect(() => disk.write(1023, Buffer.alloc(513), false)).toThrow('full');
-    disk.write(512, Buffer.alloc(512), false);
+    await disk.write(512, Buffer.alloc(512), false);
     expect(disk.faults).toBe(2);
   });
 
@@ -109,14 +109,14 @@ describe('FaultDevice', () => {
 });
 
 describe('ShortDevice', () => {
-  it('does the first part, then fails or lies', () => {
+  it('does the first part, then fails or lies', async () => {
     const disk = new SparseDevice(4096);
     const short = new ShortDevice(disk);
     short.cutNext(2, { lies: false });
     expect(() => short.write(0, Buffer.from('abcd'), false)).toThrow('only 2 of 4 bytes');
     short.cutNext(1, { lies: true });
-    short.write(10, Buffer.from('abcd'), false);
-    short.write(20, Buffer.from('abcd'), false);
+    await short.write(10, Buffer.from('abcd'), false);
+    await short.write(20, Buffer.from('abcd'), false);
     expect(disk.bytes.slice(0, 24).toString()).toBe('ab\0\0\0\0\0\0\0\0a\0\0\0\0\0\0\0\0\0abcd');
   });
 });
@@ -149,17 +149,17 @@ describe('HeldDevice', () => {
 });
 
 describe('VerifyDevice', () => {
-  it('notices a lost write, a stale zero and a torn one', () => {
+  it('notices a lost write, a stale zero and a torn one', async () => {
     const bottom = new SparseDevice(65_536);
     const short = new ShortDevice(bottom);
     const verify = new VerifyDevice(short, { startsZero: true });
     short.cutNext(100, { lies: true });
-    verify.write(0, Buffer.alloc(512, 7), false);
-    verify.read(0, Buffer.alloc(100));
+    await verify.write(0, Buffer.alloc(512, 7), false);
+    await verify.read(0, Buffer.alloc(100));
     expect(() => verify.read(99, Buffer.alloc(2))).toThrow('byte 100 reads as 0, but 7 was written');
-    verify.write(4096, Buffer.alloc(512, 7), false);
+    await verify.write(4096, Buffer.alloc(512, 7), false);
     short.cutNext(0, { lies: true });
-    verify.trim(4096, 512, false);
+    await verify.trim(4096, 512, false);
     expect(() => verify.read(4096, Buffer.alloc(1))).toThrow('byte 4096 reads as 7, but 0 was written');
     bottom.bytes.fill(9000, 1, 3);
     expect(() => verify.read(8192, Buffer.alloc(4096))).toThrow('byte 9000');
@@ -174,23 +174,23 @@ describe('VerifyDevice', () => {
     await held.waiting[2]?.release();
     await reading;
     await held.releaseAll();
-    await Promise.all(writes);
+    for (const write of writes) await write;
     held.holding = false;
     const before = verify.checkedBytes;
-    verify.read(0, Buffer.alloc(16));
+    await verify.read(0, Buffer.alloc(16));
     expect(verify.checkedBytes - before).toBe(4);
-    verify.writeZeroes(0, 16, false, false);
-    verify.read(0, Buffer.alloc(16));
+    await verify.writeZeroes(0, 16, false, false);
+    await verify.read(0, Buffer.alloc(16));
     expect(verify.checkedBytes - before).toBe(20);
     await settled();
   });
 
-  it('forgets what a failed change touched', () => {
+  it('forgets what a failed change touched', async () => {
     const fault = new FaultDevice(new SparseDevice(65_536));
     const verify = new VerifyDevice(fault, { startsZero: true });
     fault.fail({ times: 1 });
     expect(() => verify.write(0, Buffer.alloc(8, 1), false)).toThrow('injected');
-    verify.read(0, Buffer.alloc(8));
+    await verify.read(0, Buffer.alloc(8));
     expect(verify.checkedBytes).toBe(0);
   });
 });
