@@ -1,7 +1,8 @@
 // Where a server listens: addresses as options give them and as they came to be, and the care that unix sockets need.
 import { readFileSync, readlinkSync } from 'node:fs';
-import { lstat, unlink } from 'node:fs/promises';
+import { lstat, stat, unlink } from 'node:fs/promises';
 import { createConnection, type Server } from 'node:net';
+import { dirname } from 'node:path';
 import { assert } from '../base/assert.ts';
 import { errorCode, errorMessage, OperationError } from '../base/errors.ts';
 
@@ -99,8 +100,10 @@ async function clearStaleSocket(path: string): Promise<void> {
   try {
     isSocket = (await lstat(path)).isSocket();
   } catch (error) {
-    if (errorCode(error) === 'ENOENT') return;
-    throw error;
+    if (errorCode(error) !== 'ENOENT') throw error;
+    // Binding there would tell of missing permissions.
+    await stat(dirname(path));
+    return;
   }
   // Connecting to a plain file is refused as well: it must never be taken for a dead server's.
   if (!isSocket) {
@@ -145,6 +148,8 @@ function listenError(address: ListenAddress, error: unknown): OperationError {
         hint: address.kind === 'tcp' ? 'use a port above 1023' : 'use a directory that you may write to',
         cause: error,
       });
+    case 'ENOENT':
+      return new OperationError(`the directory of ${where} does not exist`, { cause: error });
     case 'ENOTFOUND':
     case 'EAI_AGAIN':
       return new OperationError(`${where}: the host name is unknown`, { cause: error });
