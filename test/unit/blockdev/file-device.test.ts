@@ -158,11 +158,11 @@ describe('a raw image', () => {
 
   it('fails every flush after one that failed, and closes nevertheless', async () => {
     const device = await open();
-    device.write(0, block, false);
+    await device.write(0, block, false);
     io.fail = { datasync: 'EIO' };
     expect(await settled(() => device.flush())).toMatchObject({ code: 'EIO' });
     io.fail = {};
-    device.write(0, block, false);
+    await device.write(0, block, false);
     expect(await settled(() => device.flush())).toMatchObject({ code: 'EIO' });
     expect(await settled(() => device.write(0, block, true))).toMatchObject({ code: 'EIO' });
     expect(await settled(() => device.close())).toBeInstanceOf(BlockError);
@@ -188,7 +188,7 @@ describe('a raw image', () => {
 
   it('answers EIO for what was cut off its file meanwhile, in place and on the thread pool', async () => {
     const device = await open();
-    device.write(0, block, false);
+    await device.write(0, block, false);
     fs.truncateSync(dir.file('disk.img'), 6 * KiB);
     expect((await readBack(device, 0, 4 * KiB)).equals(block)).toBe(true);
     for (const length of [4 * KiB, 2 * MiB]) {
@@ -206,7 +206,7 @@ describe('a raw image', () => {
     };
     const device = await open({ now: clock });
     stepMs = 20;
-    device.read(0, Buffer.alloc(512));
+    await device.read(0, Buffer.alloc(512));
     expect(device.read(0, Buffer.alloc(512))).toBeInstanceOf(Promise);
     // Writes have a measure of their own: a cold disk is slow to read, the cache still takes writes.
     expect(device.write(0, block, false)).toBeUndefined();
@@ -267,7 +267,7 @@ describe('a raw image', () => {
     });
     devices.push(device);
     expect(device.limits.readOnly).toBe(true);
-    device.read(0, Buffer.alloc(512));
+    await device.read(0, Buffer.alloc(512));
     await device.close();
     expect(io.calls).toEqual(['readSync']);
   });

@@ -64,7 +64,9 @@ function later(call: () => number, done: (error: Error | null, bytes: number) =>
   });
 }
 
-const ways = [
+type Transfer = (io: FileIo, fd: number, bytes: Buffer, position: number) => void | Promise<void>;
+
+const ways: ReadonlyArray<{ name: string; read: Transfer; write: Transfer }> = [
   { name: 'in place', read: readFully, write: writeFully },
   { name: 'on the thread pool', read: readFullyInPool, write: writeFullyInPool },
 ];

@@ -69,7 +69,7 @@ describe('GroupFlush', () => {
     syncs[0]!.resolve();
     await settled();
     syncs[1]!.resolve();
-    await Promise.all(pending);
+    await Promise.all(pending.map(async (flush) => flush));
     expect(syncs).toHaveLength(2);
     expect(group.flush()).toBeUndefined();
   });
