@@ -9,8 +9,8 @@ import { SyncBudget } from './sync-budget.ts';
 
 /** Ranges up to this are zeroed in place while the file keeps up. */
 const MAX_SYNC_ZERO_BYTES = 1 * MiB;
-/** One native call covers at most this: it holds the file's lock, and a write in place would wait for it. */
-const NATIVE_CHUNK_BYTES = 32 * MiB;
+/** One native call covers at most this: it holds the file's lock, and a write in place waits for it. */
+const NATIVE_CHUNK_BYTES = 8 * MiB;
 /** Bytes read or written at a time where there is no native way. */
 const WRITE_CHUNK_BYTES = 1 * MiB;
 /** Granularity at which non-zero bytes are looked for: what most file systems allocate by. */

@@ -65,7 +65,7 @@ export class QemuNbdProcess {
 
   /** Starts it and waits until it accepts connections. @throws OperationError with what qemu-nbd said */
   static async start(options: QemuNbdOptions): Promise<QemuNbdProcess> {
-    const directory = fs.mkdtempSync(path.join(os.tmpdir(), 'repagent-'));
+    const directory = fs.mkdtempSync(path.join(os.tmpdir(), 'repagent-qemu-'));
     const socketBytes = Buffer.byteLength(path.join(directory, 'nbd.sock'));
     if (socketBytes > MAX_SOCKET_PATH_BYTES) {
       fs.rmSync(directory, { recursive: true, force: true });
