@@ -256,7 +256,8 @@ export class Connection {
 
   #ended(): void {
     if (!this.#established) this.abandon(this.#handshake.ended());
-    else this.abandon(new Error('the server closed the connection'));
+    else if (this.#replies.atBoundary) this.abandon(new Error('the server closed the connection'));
+    else this.abandon(new Error('the server closed the connection in the middle of a reply'));
   }
 
   #watchRequests(): void {

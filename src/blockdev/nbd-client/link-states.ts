@@ -38,7 +38,7 @@ export const LINK_TRANSITIONS: Transitions = {
   handshake: { ready: 'replaying', lost: 'waiting', refused: 'failed', close: 'closing' },
   replaying: { replayed: 'live', leave: 'leaving', lost: 'waiting', close: 'closing' },
   live: { leave: 'leaving', lost: 'waiting', close: 'closing' },
-  leaving: { leave: 'leaving', lost: 'waiting', close: 'closing' },
+  leaving: { lost: 'waiting', close: 'closing' },
   waiting: { retry: 'dialing', close: 'closed' },
   failed: { close: 'closed' },
   closing: { lost: 'closed' },

@@ -4,8 +4,8 @@
 // What may be sent again: every change has an absolute place, so doing it twice is doing it once, as long as no
 // other change to the same blocks comes between. Overlapping changes never are in flight together (the device
 // that orders them sits above), and answered ones are replayed before anything else. See unflushed-log.ts.
-// One thing no client can exclude: a server that is alive behind a broken network may carry out an old connection's
-// request late, after newer ones of the new connection. Servers end the requests of a connection that they saw break.
+// A limit of the protocol remains: a server that lives on behind a broken network may carry out a request of the old
+// connection late, after newer ones of the new connection. No client can know.
 import { BlockError } from '../../base/errors.ts';
 import { type Deferred, deferred } from '../../base/lifecycle.ts';
 import type { Logger } from '../../base/log.ts';
@@ -376,6 +376,7 @@ export class NbdLink implements ConnectionOwner {
     if (request.entry) replay?.answered(request.entry);
     this.#pool.give(request);
     if (error) this.#durability.replayFailed(error, this.#serial);
-    if (replay?.finished) this.#dispatch('replayed');
+    // Answers may still come while the link is being closed or the server left.
+    if (replay?.finished && this.#state === 'replaying') this.#dispatch('replayed');
   }
 }

@@ -107,6 +107,24 @@ describe('close', () => {
     expect(device.linkState).toBe('closed');
   });
 
+  it('may meet the answers to what was sent once more', async () => {
+    const server = await startServer();
+    const { device } = await open(server.uri, { closeTimeoutMs: 50 });
+    await device.write(0, pattern(512, 1), false);
+    const held: FakeRequest[] = [];
+    server.intercept = (request) => {
+      if (request.type === NBD_CMD.WRITE) held.push(request);
+      // The last replies come after DISC, as the protocol allows.
+      if (request.type === NBD_CMD.DISC) for (const one of held) server.serve(one);
+      return request.type === NBD_CMD.WRITE;
+    };
+    server.cut();
+    await waitUntil(() => held.length === 1, { what: 'the replay' });
+    expect(device.linkState).toBe('replaying');
+    expect((await rejection(device.close())).code).toBe('EIO');
+    expect(device.linkState).toBe('closed');
+  });
+
   it('gives up on a server that does not end the connection', async () => {
     const server = await startServer();
     const { device } = await open(server.uri);

@@ -231,7 +231,8 @@ export class FakeNbdServer {
 
   #take(request: FakeRequest, socket: Socket): void {
     this.requests.push(request);
+    const taken = this.intercept(request);
     if (request.type === NBD_CMD.DISC) socket.end();
-    else if (!this.intercept(request)) this.serve(request);
+    else if (!taken) this.serve(request);
   }
 }

@@ -1,5 +1,7 @@
 // A lost connection: what is sent again, how long requests wait, and what makes the link give up.
+import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
+import { BlockError } from '../../../src/base/errors.ts';
 import { MiB } from '../../../src/base/limits.ts';
 import {
   NBD_CMD,
@@ -74,13 +76,13 @@ describe('a lost connection', () => {
   });
 
   it('may be cut at any byte of the replies', async () => {
-    // READ, WRITE and READ: 16 + 100, 16, 16 + 100 bytes of replies.
-    for (let cut = 0; cut <= 248; cut += cut > 20 && cut < 110 ? 13 : 1) {
+    // READ, WRITE and READ: 16 + 20, 16, 16 + 20 bytes of replies.
+    for (let cut = 0; cut <= 88; cut += 1) {
       const server = await startServer();
       server.cached.fill(9);
       const held = hold(server, 0);
       const { device } = await open(server.uri);
-      const targets = [Buffer.alloc(100), Buffer.alloc(100)];
+      const targets = [Buffer.alloc(20), Buffer.alloc(20)];
       const calls = [
         device.read(0, targets[0]!),
         device.write(512, pattern(100, 4), false),
@@ -90,7 +92,7 @@ describe('a lost connection', () => {
       const stream = Buffer.concat(held.map((request) => request.bytes(0, server.execute(request))));
       held[0]!.socket.end(stream.subarray(0, cut));
       await Promise.all(calls);
-      for (const target of targets) expect(target.equals(Buffer.alloc(100, 9)), `cut ${cut}`).toBe(true);
+      for (const target of targets) expect(target.equals(Buffer.alloc(20, 9)), `cut ${cut}`).toBe(true);
       expect(server.cached.subarray(512, 612).equals(pattern(100, 4))).toBe(true);
       await device.close();
       await server.stop();
@@ -252,6 +254,63 @@ describe('a server that shuts down', () => {
     const { device } = await open(server.uri, { reconnectTimeoutMs: 100 });
     expect((await rejection(device.write(0, Buffer.alloc(512), false))).code).toBe('EIO');
     expect(server.connections).toBeLessThan(100);
+  });
+});
+
+describe('a server gone mad', () => {
+  /** What it may do instead of answering. */
+  const MADNESS: ReadonlyArray<(server: FakeNbdServer, request: FakeRequest, value: number) => unknown> = [
+    (_server, request, value) => request.reply(value),
+    (_server, request) => request.reply(NBD_ERROR.ESHUTDOWN),
+    (_server, request) => request.reply(0, Buffer.alloc(4096, 0x67)),
+    (server, request) => [server.serve(request), server.serve(request)],
+    (_server, request, value) => request.socket.write(Buffer.alloc(value % 100, value)),
+    (_server, request, value) => {
+      const bytes = request.bytes(0);
+      bytes.writeUInt8(value % 256, value % 16);
+      request.socket.write(bytes);
+    },
+    (_server, request) => request.socket.destroy(),
+    (_server, request, value) => request.socket.end(request.bytes().subarray(0, value % 17)),
+    () => undefined,
+    (server, request) => server.serve(request),
+    (server, request) => server.serve(request),
+  ];
+
+  it('neither crashes nor stalls the device', { timeout: 60_000 }, async () => {
+    const steps = fc.array(fc.tuple(fc.nat(MADNESS.length - 1), fc.nat(100_000)), { maxLength: 40 });
+    const kinds = fc.array(fc.nat(4), { minLength: 1, maxLength: 30 });
+    const run = async (script: Array<[number, number]>, calls: number[]): Promise<void> => {
+      const server = await startServer();
+      const { device } = await open(server.uri, {
+        requestTimeoutMs: 40,
+        reconnectTimeoutMs: 300,
+        maxInFlight: 5,
+      });
+      let next = 0;
+      server.intercept = (request) => {
+        const step = script[next];
+        next += 1;
+        if (!step || request.type === NBD_CMD.DISC) return false;
+        MADNESS[step[0]]!(server, request, step[1]);
+        return true;
+      };
+      const started = calls.map(async (kind, i) => {
+        if (kind === 0) await device.read(i * 4096, Buffer.alloc(4096));
+        else if (kind === 1) await device.write(i * 4096, pattern(4096, i), i % 3 === 0);
+        else if (kind === 2) await device.trim(i * 4096, 4096, false);
+        else if (kind === 3) await device.flush();
+        else await device.cache(i * 4096, 4096);
+      });
+      for (const outcome of await Promise.allSettled(started)) {
+        if (outcome.status === 'rejected') expect(outcome.reason).toBeInstanceOf(BlockError);
+      }
+      server.intercept = () => false;
+      await waitUntil(() => device.linkState === 'live', { what: 'the link to heal' });
+      await device.close().catch((error: unknown) => expect(error).toBeInstanceOf(BlockError));
+      await server.stop();
+    };
+    await fc.assert(fc.asyncProperty(steps, kinds, run), { numRuns: 60, interruptAfterTimeLimit: 30_000 });
   });
 });
 
