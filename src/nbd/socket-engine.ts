@@ -34,8 +34,12 @@ export interface SocketEngine {
 /** Takes over a socket of a server with `pauseOnConnect` and `allowHalfOpen`. Events come after this returned. */
 export function createSocketEngine(accepted: Socket, handler: SocketHandler): SocketEngine {
   const handle = takeHandle(accepted);
-  if (handle === undefined) return new StreamEngine(accepted, handler);
-  return new OnreadEngine(handle, handler);
+  return handle === undefined ? createStreamEngine(accepted, handler) : new OnreadEngine(handle, handler);
+}
+
+/** The same for a socket whose handle can't be taken, such as one that speaks TLS. */
+export function createStreamEngine(socket: Socket, handler: SocketHandler): SocketEngine {
+  return new StreamEngine(socket, handler);
 }
 
 /** The accepted socket's system handle, taken out of it; undefined where Node hides it. */
@@ -123,6 +127,8 @@ class StreamEngine extends BaseEngine {
   constructor(socket: Socket, handler: SocketHandler) {
     super(socket, handler);
     socket.on('data', (chunk: Buffer) => this.#deliver(chunk));
+    // It was paused on purpose, so that listening alone doesn't start it.
+    socket.resume();
   }
 
   resume(): void {
