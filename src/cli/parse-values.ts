@@ -1,4 +1,5 @@
 // Values that several commands share: log levels, counts, names, directories.
+import { createHash } from 'node:crypto';
 import { homedir, hostname } from 'node:os';
 import { join, resolve } from 'node:path';
 import { UsageError } from '../base/errors.ts';
@@ -39,8 +40,28 @@ export function parseVmName(text: string | undefined): string {
   return name;
 }
 
-/** The given directory, or `repagent` in the user's state folder. */
-export function stateDirOf(text: string | undefined, env: Environment = process.env): string {
+/**
+ * The given directory, or one in the user's state folder. Two agents must never share one, so a machine's disks have
+ * a directory of their own.
+ * @param firstImage as it was given; the further ones may come and go
+ */
+export function agentStateDir(
+  text: string | undefined,
+  vmName: string,
+  firstImage: string,
+  env: Environment = process.env,
+): string {
   if (text !== undefined) return resolve(text);
+  const place = firstImage.includes('://') ? firstImage : resolve(firstImage);
+  const hash = createHash('sha256').update(`${vmName}\0${place}`).digest('hex').slice(0, 16);
+  return join(stateFolder(env), 'agents', hash);
+}
+
+/** The given directory, or one in the user's state folder. */
+export function hubStateDir(text: string | undefined, env: Environment = process.env): string {
+  return text === undefined ? join(stateFolder(env), 'hub') : resolve(text);
+}
+
+function stateFolder(env: Environment): string {
   return join(env.XDG_STATE_HOME || join(homedir(), '.local', 'state'), 'repagent');
 }

@@ -341,7 +341,7 @@ describe('asking it', () => {
     await writePattern(server.urls[0]!);
     expect((await runCli(['status', '--control', `127.0.0.1:${port}`])).code).toBe(0);
     const stats = (await (await fetch(`http://127.0.0.1:${port}/stats`)).json()) as Record<string, unknown>;
-    expect(JSON.stringify(stats)).toMatch(/"disk":\{"stats".*"write"/);
+    expect(JSON.stringify(stats)).toMatch(/"filters":\{"disk":\{"stats".*"write"/);
   });
 
   test('verify and wait say that there is no hub', async () => {

@@ -13,7 +13,7 @@ import {
   parseHostPort,
 } from '../parse-address.ts';
 import { type NamedSource, parsePairs } from '../parse-image.ts';
-import { stateDirOf } from '../parse-values.ts';
+import { hubStateDir } from '../parse-values.ts';
 import { insecureOption, listenControlOption, logLevelOption } from './shared-options.ts';
 
 export const HUB_OPTIONS = {
@@ -28,7 +28,7 @@ export const HUB_OPTIONS = {
   'state-dir': {
     type: 'text',
     describe: 'durable records of this hub',
-    fallback: "repagent in the user's state folder",
+    fallback: "repagent/hub in the user's state folder",
   },
   control: listenControlOption,
   once: {
@@ -63,7 +63,7 @@ export function resolveHub(raw: RawOptions<typeof HUB_OPTIONS>): HubConfig {
     pairs,
     storeDir: raw.store === undefined ? undefined : resolve(raw.store),
     listen,
-    stateDir: stateDirOf(raw['state-dir']),
+    stateDir: hubStateDir(raw['state-dir']),
     control: raw.control === undefined ? undefined : parseControl(raw.control),
     once: raw.once ?? false,
     logLevel: raw['log-level'] ?? 'info',

@@ -16,7 +16,7 @@ import {
   parseListen,
 } from '../parse-address.ts';
 import { isNbdUri, type NamedSource, parseImages } from '../parse-image.ts';
-import { parseCount, parseVmName, stateDirOf } from '../parse-values.ts';
+import { agentStateDir, parseCount, parseVmName } from '../parse-values.ts';
 import { insecureOption, listenControlOption, logLevelOption } from './shared-options.ts';
 
 export const SERVE_OPTIONS = {
@@ -60,8 +60,8 @@ export const SERVE_OPTIONS = {
   },
   'state-dir': {
     type: 'text',
-    describe: 'durable records of this agent',
-    fallback: "repagent in the user's state folder",
+    describe: 'durable records of this agent; no two agents may share it',
+    fallback: "one of its own in the user's state folder",
   },
   'log-level': logLevelOption,
   insecure: insecureOption,
@@ -93,6 +93,7 @@ export function resolveServe(raw: RawOptions<typeof SERVE_OPTIONS>): ServeConfig
   const images = parseImages(raw.image ?? []);
   const format = parseFormat(raw.format ?? 'raw');
   const listen = (raw.listen ?? []).map((text) => parseListen(text));
+  const vmName = parseVmName(raw['vm-name']);
   checkExposure(listen, raw.insecure ?? false, 'NBD connections');
   return {
     images,
@@ -100,7 +101,7 @@ export function resolveServe(raw: RawOptions<typeof SERVE_OPTIONS>): ServeConfig
     createSizeBytes: parseCreate(raw.create, format, images),
     listen,
     hub: raw.hub === undefined ? undefined : parseHub(raw.hub),
-    vmName: parseVmName(raw['vm-name']),
+    vmName,
     filters: raw.filter ?? [],
     control: raw.control === undefined ? undefined : parseControl(raw.control),
     readOnly: raw['read-only'] ?? false,
@@ -109,7 +110,7 @@ export function resolveServe(raw: RawOptions<typeof SERVE_OPTIONS>): ServeConfig
         ? undefined
         : parseCount(raw['max-connections'], '--max-connections', MAX_CONNECTIONS_LIMIT),
     queueBytes: parseQueueBytes(raw['queue-bytes']),
-    stateDir: stateDirOf(raw['state-dir']),
+    stateDir: agentStateDir(raw['state-dir'], vmName, images[0]!.source),
     logLevel: raw['log-level'] ?? 'info',
     insecure: raw.insecure ?? false,
   };

@@ -1,6 +1,7 @@
 // `repagent demo`: the whole story on temporary files, told while it happens. What it says is measured, never assumed,
 // and it exits 1 when the two disks differ.
 import { errorMessage, OperationError } from '../../base/errors.ts';
+import { DIRTY_GRANULARITY_BYTES } from '../../base/limits.ts';
 import { silentLogger } from '../../base/log.ts';
 import { formatBytes, formatDuration } from '../../base/size.ts';
 import { openNbdDevice } from '../../blockdev/nbd-client/index.ts';
@@ -141,13 +142,18 @@ class Story {
     await hub.crash();
     await pause(OUTAGE_MS);
     const { volume } = await watchUntil(agent.control, (seen) => !isProtected(seen), SYNC_TIMEOUT_MS);
-    this.#narrator.note(`${volume.state}: ${formatBytes(volume.dirtyBytes)} wait for the hub to come back`);
+    this.#narrator.note(
+      `${volume.state}: ${formatBytes(volume.dirtyBytes)} are marked dirty, in units of 64 KiB`,
+    );
     this.#tellWrites('without a hub', writer.takeFigures());
     const restarted = await this.#startHub(hub.url.replace('repagent://', ''));
     const startedAt = performance.now();
-    await watchUntil(agent.control, isProtected, SYNC_TIMEOUT_MS);
+    const { seen } = await watchUntil(agent.control, isProtected, SYNC_TIMEOUT_MS);
     const elapsed = formatDuration(performance.now() - startedAt);
-    this.#narrator.good(`protected again after ${elapsed}; the client never stopped`);
+    const what = seen.has('initial-sync')
+      ? 'the new hub read the whole disk'
+      : 'the new hub read what was dirty';
+    this.#narrator.good(`protected again after ${elapsed}: ${what}, and the client never stopped`);
     this.#tellWrites('meanwhile', writer.takeFigures());
     return restarted;
   }

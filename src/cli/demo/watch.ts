@@ -2,7 +2,7 @@
 import { OperationError } from '../../base/errors.ts';
 import type { ControlAddress } from '../../control/address.ts';
 import { fetchStatus } from '../../control/client.ts';
-import type { ProcessStatus, VolumeStatus } from '../../control/status.ts';
+import type { ProcessStatus, VolumeState, VolumeStatus } from '../../control/status.ts';
 import { pause } from '../run/pause.ts';
 import { isSyncing } from '../view/figures.ts';
 import { ProgressLine } from '../view/progress-line.ts';
@@ -12,6 +12,8 @@ const LOOK_INTERVAL_MS = 50;
 export interface Sighting {
   readonly status: ProcessStatus;
   readonly volume: VolumeStatus;
+  /** The volume's states since watching began. */
+  readonly seen: ReadonlySet<VolumeState>;
 }
 
 /**
@@ -25,8 +27,9 @@ export async function watchUntil(
 ): Promise<Sighting> {
   const endsAt = performance.now() + timeoutMs;
   const line = new ProgressLine(process.stdout);
+  const seen = new Set<VolumeState>();
   for (;;) {
-    const sighting = await look(control);
+    const sighting = await look(control, seen);
     const { volume } = sighting;
     if (isSyncing(volume)) draw(line, volume);
     if (reached(sighting)) {
@@ -42,11 +45,12 @@ export async function watchUntil(
   }
 }
 
-async function look(control: ControlAddress): Promise<Sighting> {
+async function look(control: ControlAddress, seen: Set<VolumeState>): Promise<Sighting> {
   const status = await fetchStatus(control);
   const [volume] = status.volumes;
   if (!volume) throw new OperationError('the agent reports no volume');
-  return { status, volume };
+  seen.add(volume.state);
+  return { status, volume, seen };
 }
 
 function draw(line: ProgressLine, volume: VolumeStatus): void {

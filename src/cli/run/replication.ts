@@ -12,6 +12,8 @@ export interface Replication {
   /** Dials the hub. */
   start(): void;
   status(): { readonly link: ProcessStatus['link']; readonly volumes: readonly VolumeStatus[] };
+  /** Counters of the agent, for people who look into it; undefined without one. */
+  stats(): unknown;
   verify(volume: string, onProgress: (progress: VerifyProgress) => void): Promise<VerifyResult>;
   /** Sends what is queued, and says goodbye to the hub. */
   close(): Promise<void>;
@@ -24,7 +26,15 @@ export async function createReplication(config: ServeConfig, logger: Logger): Pr
   const { Agent } = await import('../../repagent/agent.ts');
   const { loadAgentId } = await import('../../repagent/agent-id.ts');
   const agentId = await loadAgentId(stateDir);
-  return new Agent({ hubHost: hub.host, hubPort: hub.port, vmName, agentId, queueBytes, logger });
+  const agent = new Agent({ hubHost: hub.host, hubPort: hub.port, vmName, agentId, queueBytes, logger });
+  return {
+    protect: (name, below) => agent.protect(name, below),
+    start: () => agent.start(),
+    status: () => agent.status(),
+    stats: () => agent.stats,
+    verify: (volume, onProgress) => agent.verify(volume, onProgress),
+    close: () => agent.close(),
+  };
 }
 
 class NoReplication implements Replication {
@@ -43,6 +53,8 @@ class NoReplication implements Replication {
   status(): { link: null; volumes: VolumeStatus[] } {
     return { link: null, volumes: [] };
   }
+
+  stats(): undefined {}
 
   verify(volume: string): Promise<VerifyResult> {
     return Promise.reject(

@@ -102,7 +102,10 @@ class ServeProcess {
       logger: this.#logger,
       handlers: {
         status: () => this.#status(),
-        stats: () => Object.fromEntries(this.#volumes.map((volume) => [volume.name, volume.stats()])),
+        stats: () => ({
+          filters: Object.fromEntries(this.#volumes.map((volume) => [volume.name, volume.stats()])),
+          agent: this.#replication?.stats(),
+        }),
         verify: (volume, onProgress) => this.#replication!.verify(volume, onProgress),
       },
     });

@@ -22,7 +22,7 @@ export async function runVerifyCommand(request: VerifyRequest): Promise<number> 
   const results: VerifyResult[] = [];
   for (const name of names) {
     const startedAt = performance.now();
-    const result = await verifyOne(address, name, startedAt);
+    const result = { ...(await verifyOne(address, name, startedAt)), volume: name };
     results.push(result);
     if (!request.json)
       process.stdout.write(`${describeResult(result, performance.now() - startedAt).join('\n')}\n`);

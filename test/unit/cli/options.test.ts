@@ -7,7 +7,13 @@ import { UsageError } from '../../../src/base/errors.ts';
 import { LOG_LEVELS } from '../../../src/base/log.ts';
 import { parseConfig, readConfigFile } from '../../../src/cli/config-file.ts';
 import { fromArguments, fromConfig, mergeOptions, type OptionTable } from '../../../src/cli/option-table.ts';
-import { LOG_LEVEL_CHOICES, parseCount, parseVmName, stateDirOf } from '../../../src/cli/parse-values.ts';
+import {
+  agentStateDir,
+  hubStateDir,
+  LOG_LEVEL_CHOICES,
+  parseCount,
+  parseVmName,
+} from '../../../src/cli/parse-values.ts';
 
 const TABLE = {
   image: { type: 'text', describe: '', repeatable: true, positional: 'IMAGE' },
@@ -136,9 +142,18 @@ describe('values', () => {
     }
   });
 
-  it("the state directory is the user's unless named", () => {
-    expect(stateDirOf('/x', {})).toBe('/x');
-    expect(stateDirOf(undefined, { XDG_STATE_HOME: '/s' })).toBe('/s/repagent');
-    expect(stateDirOf(undefined, {})).toMatch(/\/\.local\/state\/repagent$/);
+  it('state directories are the named ones', () => {
+    expect(agentStateDir('/x', 'vm', 'a.img', {})).toBe('/x');
+    expect(hubStateDir('/x', {})).toBe('/x');
+    expect(hubStateDir(undefined, { XDG_STATE_HOME: '/s' })).toBe('/s/repagent/hub');
+    expect(hubStateDir(undefined, {})).toMatch(/\/\.local\/state\/repagent\/hub$/);
+  });
+
+  it('no two agents share a state directory by default', () => {
+    const of = (vm: string, image: string) => agentStateDir(undefined, vm, image, { XDG_STATE_HOME: '/s' });
+    const dirs = [of('a', '/1.img'), of('b', '/1.img'), of('a', '/2.img'), of('a', 'nbd://h/1')];
+    expect(new Set(dirs).size).toBe(4);
+    for (const dir of dirs) expect(dir).toMatch(/^\/s\/repagent\/agents\/[0-9a-f]{16}$/);
+    expect(of('a', '/x/../1.img')).toBe(of('a', '/1.img'));
   });
 });
