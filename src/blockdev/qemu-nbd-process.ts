@@ -22,8 +22,11 @@ export interface QemuNbdOptions {
   readonly startTimeoutMs?: number;
 }
 
-const START_TIMEOUT_MS = 20_000;
+export const START_TIMEOUT_MS = 20_000;
 const STOP_TIMEOUT_MS = 20_000;
+/** How long one that hung up may take to say why and end, milliseconds. */
+const LAST_WORDS_MS = 2000;
+const GOOD_END = 'status 0';
 const PROBE_INTERVAL_MS = 10;
 /** Bytes of a unix socket's path that every kernel takes. */
 const MAX_SOCKET_PATH_BYTES = 103;
@@ -37,7 +40,8 @@ export class QemuNbdProcess {
   readonly #ended: Deferred<void> = deferred();
   readonly #forgetExit: () => void;
   #running = true;
-  #stopping = false;
+  /** Its end is expected, or told by an error that is thrown: no matter for the log. */
+  #quiet = true;
   #end = '';
   #startError: Error | undefined;
 
@@ -56,14 +60,20 @@ export class QemuNbdProcess {
       if (this.#child.pid === undefined) this.#hasEnded('could not be started');
     });
     // 'close' and not 'exit': the whole of standard error has been read then.
-    this.#child.on('close', (code, signal) => this.#hasEnded(signal ? `signal ${signal}` : `status ${code}`));
+    this.#child.on('close', (code, signal) =>
+      this.#hasEnded(signal ? `signal ${signal}` : `status ${code ?? 0}`),
+    );
     this.#forgetExit = atProcessExit(() => {
       this.#child.kill('SIGTERM');
       fs.rmSync(directory, { recursive: true, force: true });
     });
   }
 
-  /** Starts it and waits until it accepts connections. @throws OperationError with what qemu-nbd said */
+  /**
+   * Starts it and waits until it accepts connections. That is not the end of the matter: it listens before it opens
+   * the image, so whoever connects and fails asks {@link openFailure}.
+   * @throws OperationError with what qemu-nbd said
+   */
   static async start(options: QemuNbdOptions): Promise<QemuNbdProcess> {
     const directory = fs.mkdtempSync(path.join(os.tmpdir(), 'repagent-qemu-'));
     const socketBytes = Buffer.byteLength(path.join(directory, 'nbd.sock'));
@@ -95,9 +105,22 @@ export class QemuNbdProcess {
     return `qemu-nbd for ${this.#options.path} ended (${this.#end})${said === '' ? '' : `: ${said}`}`;
   }
 
+  /** The image is open: from now on an end that nobody asked for is an error in the log. */
+  watch(): void {
+    this.#quiet = false;
+    if (!this.#running) this.#options.logger.error({ image: this.#options.path }, this.failure);
+  }
+
+  /** What to tell when connecting failed with `error`: the process's own reason, if it fails as well. */
+  async openFailure(error: unknown): Promise<unknown> {
+    const ended = await this.#endsWithin(LAST_WORDS_MS);
+    // One that ends well has only seen its client go.
+    return ended && this.#end !== GOOD_END ? this.#startFailure() : error;
+  }
+
   /** Ends it, waits, and removes what it left. Whoever uses it has closed before. Idempotent. */
   async stop(): Promise<void> {
-    this.#stopping = true;
+    this.#quiet = true;
     if (this.#running) this.#child.kill('SIGTERM');
     if (this.#running && !(await this.#endsWithin(STOP_TIMEOUT_MS))) {
       this.#options.logger.error({ pid: this.pid }, 'qemu-nbd does not end; killing it');
@@ -112,7 +135,7 @@ export class QemuNbdProcess {
     if (!this.#running) return;
     this.#running = false;
     this.#end = how;
-    if (!this.#stopping) this.#options.logger.error({ image: this.#options.path }, this.failure);
+    if (!this.#quiet) this.#options.logger.error({ image: this.#options.path }, this.failure);
     this.#ended.resolve();
   }
 
@@ -122,8 +145,6 @@ export class QemuNbdProcess {
   }
 
   async #waitUntilReady(timeoutMs: number): Promise<void> {
-    // From here on its end is told by the error that is thrown, not by the log.
-    this.#stopping = true;
     const endsAt = performance.now() + timeoutMs;
     while (!(await accepts(this.socketPath))) {
       if (performance.now() > endsAt) {
@@ -132,7 +153,6 @@ export class QemuNbdProcess {
       await this.#endsWithin(PROBE_INTERVAL_MS);
       if (!this.#running) throw this.#startFailure();
     }
-    this.#stopping = false;
   }
 
   #startFailure(): OperationError {

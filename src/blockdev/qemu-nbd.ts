@@ -6,7 +6,7 @@ import type { Logger } from '../base/log.ts';
 import type { MaybePromise } from '../base/maybe.ts';
 import type { BlockDevice, DeviceLimits, Extent } from './block-device.ts';
 import { openNbdDevice } from './nbd-client/index.ts';
-import { QemuNbdProcess } from './qemu-nbd-process.ts';
+import { QemuNbdProcess, START_TIMEOUT_MS } from './qemu-nbd-process.ts';
 
 export interface QemuImageOptions {
   readonly path: string;
@@ -47,15 +47,18 @@ export async function openQemuImage(options: QemuImageOptions): Promise<QemuImag
     const device = await openNbdDevice(`nbd+unix:///?socket=${encodeURIComponent(server.socketPath)}`, {
       logger,
       readOnly,
+      connectTimeoutMs: START_TIMEOUT_MS,
       reconnectTimeoutMs: RECONNECT_TIMEOUT_MS,
       // A process that died is not replaced, so nothing is kept for its successor.
       unflushedBytes: 0,
     });
     logger.info({ path, format, pid: server.pid }, 'opened the image through qemu-nbd');
+    server.watch();
     return new QemuImage(device, server);
   } catch (error) {
+    const failure = await server.openFailure(error);
     await server.stop();
-    throw error;
+    throw failure;
   }
 }
 

@@ -2,6 +2,7 @@
 import { execFileSync, spawnSync } from 'node:child_process';
 import fs from 'node:fs';
 import path from 'node:path';
+import { pino } from 'pino';
 import { afterEach, describe, expect, it } from 'vitest';
 import { BlockError, OperationError, UsageError } from '../../src/base/errors.ts';
 import { KiB, MiB } from '../../src/base/limits.ts';
@@ -94,7 +95,11 @@ describe('an image behind qemu-nbd', () => {
   });
 
   it('fails every call with the reason once its qemu-nbd was killed, those in flight too', async () => {
-    const device = await open(image('qcow2', 64 * MiB), 'qcow2');
+    const lines: string[] = [];
+    const logger = pino({ level: 'error' }, { write: (line: string) => lines.push(line) });
+    const file = image('qcow2', 64 * MiB);
+    const device = await openQemuImage({ path: file, format: 'qcow2', logger });
+    devices.push(device);
     const pid = device.pid!;
     process.kill(pid, 'SIGSTOP');
     const inFlight = settled(() => device.write(0, pattern(64 * KiB, 1), false));
@@ -104,6 +109,7 @@ describe('an image behind qemu-nbd', () => {
     await waitUntil(() => !isRunning(pid), { what: 'the end of qemu-nbd' });
     const later = await settled(() => device.read(0, Buffer.alloc(512)));
     expect(later).toMatchObject({ code: 'EIO', message: expect.stringContaining('SIGKILL') });
+    expect(lines.filter((line) => line.includes('SIGKILL'))).toHaveLength(1);
   });
 
   it('says what qemu-nbd says about a wrong or unknown format', async () => {
