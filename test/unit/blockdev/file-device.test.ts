@@ -255,6 +255,22 @@ describe('a raw image', () => {
     expect(io.calls).toEqual(['write', 'read', 'datasync']);
   });
 
+  it('keeps the descriptor while a read or a sync still uses it', async () => {
+    for (const start of [
+      (device: OrderedDevice) => device.read(0, Buffer.alloc(2 * MiB)),
+      (device: OrderedDevice) => device.flush(),
+    ]) {
+      const device = await open();
+      io.held = true;
+      const using = settled(() => start(device));
+      const closed = device.close();
+      expect(await isPending(closed)).toBe(true);
+      io.releaseAll();
+      expect(await using).toBe('ok');
+      await closed;
+    }
+  });
+
   it('opens read-only what is not writable, and never syncs it', async () => {
     await (await open()).close();
     fs.chmodSync(dir.file('disk.img'), 0o444);
