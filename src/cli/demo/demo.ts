@@ -142,8 +142,9 @@ class Story {
     await hub.crash();
     await pause(OUTAGE_MS);
     const { volume } = await watchUntil(agent.control, (seen) => !isProtected(seen), SYNC_TIMEOUT_MS);
+    const unit = formatBytes(DIRTY_GRANULARITY_BYTES);
     this.#narrator.note(
-      `${volume.state}: ${formatBytes(volume.dirtyBytes)} are marked dirty, in units of 64 KiB`,
+      `${volume.state}: ${formatBytes(volume.dirtyBytes)} are marked dirty, in units of ${unit}`,
     );
     this.#tellWrites('without a hub', writer.takeFigures());
     const restarted = await this.#startHub(hub.url.replace('repagent://', ''));
@@ -165,7 +166,7 @@ class Story {
     const equal = result.differing.length === 0;
     const what = `${formatBytes(result.comparedBytes)} compared by digests online`;
     if (equal) this.#narrator.good(`${what}: equal`);
-    else this.#narrator.bad(`${what}: ${result.differing.length} ranges DIFFER`);
+    else this.#narrator.bad(`${what}: DIFFERENT, in ${result.differing.length} places`);
     return equal;
   }
 
