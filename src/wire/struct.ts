@@ -9,10 +9,10 @@ export class WireError extends Error {
 }
 
 export type FieldKind = 'u8' | 'u16' | 'u32' | 'i32' | 'u64' | 'size64' | BytesField | PaddingField;
-interface BytesField {
+export interface BytesField {
   readonly bytes: number;
 }
-interface PaddingField {
+export interface PaddingField {
   readonly padding: number;
 }
 
