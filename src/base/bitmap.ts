@@ -1,10 +1,17 @@
-// A sparse bitmap over a whole disk: pages of bits exist only where something is set, so an empty map of a
-// 16 TiB disk costs nothing. Used as dirty map by the agent and as the set of regions to read by the hub.
+// A sparse bitmap over a whole disk: pages of bits exist only where something is set, and pages that are set
+// throughout share their memory, so that an empty or a full map of a 16 TiB disk costs next to nothing. Used as dirty
+// map by the agent and as the set of regions to read by the hub. It must never count a bit twice.
 import { assert } from './assert.ts';
 
 /** Bits per page: 4 KiB of memory. */
 const PAGE_BITS = 32_768;
 const PAGE_WORDS = PAGE_BITS / 32;
+
+/** Absent pages that a search steps over one by one before it looks through the list of those that exist. */
+const STEP_PAGES = 64;
+
+/** The words of every page that is set throughout. Never written to. */
+const FULL_WORDS = new Uint32Array(PAGE_WORDS).fill(0xffffffff);
 
 /** A run of set bits: `start` inclusive, `end` exclusive. */
 export interface BitRun {
@@ -12,11 +19,19 @@ export interface BitRun {
   readonly end: number;
 }
 
+interface Page {
+  words: Uint32Array;
+  /** How many bits are set; a page without any doesn't stay in the map. */
+  count: number;
+}
+
 export class Bitmap {
   readonly sizeBits: number;
-  readonly #pages = new Map<number, Uint32Array>();
-  readonly #setInPage = new Map<number, number>();
+  readonly #pages = new Map<number, Page>();
   #count = 0;
+  /** The page that a single bit was set in last: the next one is likely to be in it too. */
+  #recentIndex = -1;
+  #recent: Page | undefined;
 
   constructor(sizeBits: number) {
     assert(Number.isSafeInteger(sizeBits) && sizeBits >= 0, `bitmap size ${sizeBits} is not a count`);
@@ -28,11 +43,17 @@ export class Bitmap {
     return this.#count;
   }
 
+  /** Pages in memory: what a walk over the whole map costs. */
+  get pageCount(): number {
+    return this.#pages.size;
+  }
+
   test(index: number): boolean {
-    const page = this.#pages.get(Math.floor(index / PAGE_BITS));
+    const pageIndex = Math.floor(index / PAGE_BITS);
+    const page = this.#pages.get(pageIndex);
     if (!page) return false;
-    const bit = index % PAGE_BITS;
-    return ((page[bit >>> 5]! >>> (bit & 31)) & 1) === 1;
+    const bit = index - pageIndex * PAGE_BITS;
+    return ((page.words[bit >>> 5]! >>> (bit & 31)) & 1) === 1;
   }
 
   /** Whether any bit of [start, end) is set. */
@@ -44,18 +65,23 @@ export class Bitmap {
   /** Sets the bits of [start, end). */
   set(start: number, end: number = start + 1): void {
     this.#check(start, end);
+    if (end - start === 1) {
+      this.#setOne(start);
+      return;
+    }
     for (let at = start; at < end; ) {
       const pageIndex = Math.floor(at / PAGE_BITS);
       const from = at - pageIndex * PAGE_BITS;
       const to = Math.min(PAGE_BITS, end - pageIndex * PAGE_BITS);
-      let page = this.#pages.get(pageIndex);
-      if (!page) {
-        page = new Uint32Array(PAGE_WORDS);
-        this.#pages.set(pageIndex, page);
-      }
-      this.#adjust(pageIndex, fillBits(page, from, to, true));
+      if (to - from === PAGE_BITS) this.#fillPage(pageIndex);
+      else this.#setWithin(pageIndex, from, to);
       at = pageIndex * PAGE_BITS + to;
     }
+  }
+
+  /** Sets every bit. */
+  setAll(): void {
+    if (this.#count < this.sizeBits) this.set(0, this.sizeBits);
   }
 
   /** Clears the bits of [start, end). */
@@ -66,31 +92,46 @@ export class Bitmap {
       const from = at - pageIndex * PAGE_BITS;
       const to = Math.min(PAGE_BITS, end - pageIndex * PAGE_BITS);
       const page = this.#pages.get(pageIndex);
-      if (page) this.#adjust(pageIndex, fillBits(page, from, to, false));
+      if (page) this.#clearWithin(page, pageIndex, from, to);
       at = pageIndex * PAGE_BITS + to;
     }
   }
 
   clearAll(): void {
     this.#pages.clear();
-    this.#setInPage.clear();
+    this.#forgetRecent();
     this.#count = 0;
   }
 
   /** Sets every bit that is set in `other`, which has the same size. */
   union(other: Bitmap): void {
     assert(other.sizeBits === this.sizeBits, 'union of bitmaps of different sizes');
-    for (const run of other.runs()) this.set(run.start, run.end);
+    for (const [pageIndex, theirs] of other.#pages) {
+      const mine = this.#pages.get(pageIndex);
+      if (!mine) {
+        const words = theirs.words === FULL_WORDS ? FULL_WORDS : theirs.words.slice();
+        this.#pages.set(pageIndex, { words, count: theirs.count });
+        this.#count += theirs.count;
+      } else if (mine.count < PAGE_BITS) {
+        const added = addWords(mine.words, theirs.words);
+        mine.count += added;
+        this.#count += added;
+      }
+    }
   }
 
   /** The first set bit at or after `from`, or -1. */
   nextSet(from: number): number {
+    let stepped = 0;
     for (let at = from; at < this.sizeBits; ) {
       const pageIndex = Math.floor(at / PAGE_BITS);
       const page = this.#pages.get(pageIndex);
       if (page) {
-        const found = findBit(page, at - pageIndex * PAGE_BITS, true);
+        const found = findBit(page.words, at - pageIndex * PAGE_BITS, true);
         if (found !== -1) return pageIndex * PAGE_BITS + found;
+        at = (pageIndex + 1) * PAGE_BITS;
+      } else if (stepped < STEP_PAGES) {
+        stepped += 1;
         at = (pageIndex + 1) * PAGE_BITS;
       } else {
         const next = this.#nextPage(pageIndex);
@@ -108,7 +149,7 @@ export class Bitmap {
       const pageIndex = Math.floor(at / PAGE_BITS);
       const page = this.#pages.get(pageIndex);
       if (!page) return at;
-      const found = findBit(page, at - pageIndex * PAGE_BITS, false);
+      const found = page.count === PAGE_BITS ? -1 : findBit(page.words, at - pageIndex * PAGE_BITS, false);
       if (found !== -1) return Math.min(this.sizeBits, pageIndex * PAGE_BITS + found);
       at = (pageIndex + 1) * PAGE_BITS;
     }
@@ -124,16 +165,71 @@ export class Bitmap {
     }
   }
 
-  #adjust(pageIndex: number, delta: number): void {
-    if (delta === 0) return;
-    this.#count += delta;
-    const inPage = (this.#setInPage.get(pageIndex) ?? 0) + delta;
-    if (inPage === 0) {
-      this.#pages.delete(pageIndex);
-      this.#setInPage.delete(pageIndex);
-    } else {
-      this.#setInPage.set(pageIndex, inPage);
+  /** The common case of the hot path: no loop, and no look into the map while the page stays the same. */
+  #setOne(index: number): void {
+    const pageIndex = Math.floor(index / PAGE_BITS);
+    const page = pageIndex === this.#recentIndex ? this.#recent! : this.#pageAt(pageIndex);
+    const bit = index - pageIndex * PAGE_BITS;
+    const before = page.words[bit >>> 5]!;
+    const mask = 1 << (bit & 31);
+    if ((before & mask) !== 0) return;
+    page.words[bit >>> 5] = before | mask;
+    page.count += 1;
+    this.#count += 1;
+  }
+
+  #pageAt(pageIndex: number): Page {
+    let page = this.#pages.get(pageIndex);
+    if (!page) {
+      page = { words: new Uint32Array(PAGE_WORDS), count: 0 };
+      this.#pages.set(pageIndex, page);
     }
+    this.#recentIndex = pageIndex;
+    this.#recent = page;
+    return page;
+  }
+
+  #setWithin(pageIndex: number, from: number, to: number): void {
+    if (from === to) return;
+    const page = this.#pageAt(pageIndex);
+    if (page.count === PAGE_BITS) return;
+    const added = fillBits(page.words, from, to, true);
+    page.count += added;
+    this.#count += added;
+  }
+
+  #fillPage(pageIndex: number): void {
+    const page = this.#pages.get(pageIndex);
+    this.#count += PAGE_BITS - (page?.count ?? 0);
+    if (page) {
+      page.words = FULL_WORDS;
+      page.count = PAGE_BITS;
+    } else {
+      this.#pages.set(pageIndex, { words: FULL_WORDS, count: PAGE_BITS });
+    }
+  }
+
+  #clearWithin(page: Page, pageIndex: number, from: number, to: number): void {
+    if (to - from === PAGE_BITS) {
+      this.#count -= page.count;
+      this.#drop(pageIndex);
+      return;
+    }
+    if (page.words === FULL_WORDS) page.words = FULL_WORDS.slice();
+    const removed = -fillBits(page.words, from, to, false);
+    page.count -= removed;
+    this.#count -= removed;
+    if (page.count === 0) this.#drop(pageIndex);
+  }
+
+  #drop(pageIndex: number): void {
+    this.#pages.delete(pageIndex);
+    if (pageIndex === this.#recentIndex) this.#forgetRecent();
+  }
+
+  #forgetRecent(): void {
+    this.#recentIndex = -1;
+    this.#recent = undefined;
   }
 
   #nextPage(after: number): number {
@@ -156,6 +252,18 @@ function popcount(word: number): number {
   let v = word - ((word >>> 1) & 0x55555555);
   v = (v & 0x33333333) + ((v >>> 2) & 0x33333333);
   return (((v + (v >>> 4)) & 0x0f0f0f0f) * 0x01010101) >>> 24;
+}
+
+/** Sets in `target` what is set in `source`; returns how many bits that added. */
+function addWords(target: Uint32Array, source: Uint32Array): number {
+  let added = 0;
+  for (let word = 0; word < PAGE_WORDS; word += 1) {
+    const fresh = (source[word]! & ~target[word]!) >>> 0;
+    if (fresh === 0) continue;
+    target[word] = target[word]! | fresh;
+    added += popcount(fresh);
+  }
+  return added;
 }
 
 /** Sets or clears bits [from, to) of one page; returns by how many the number of set bits changed. */

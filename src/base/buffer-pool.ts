@@ -126,18 +126,59 @@ export const sharedPool = new SlabPool();
  * @returns the same bytes at an address that stays valid until `release`
  */
 export function retainBytes(data: Buffer): RetainedBytes {
+  const slab = pinSlab(data);
+  return slab ? new PinnedBytes(data, slab) : new CopiedBytes(data);
+}
+
+/**
+ * What {@link retainBytes} decides, for a caller that keeps many: without an object per call.
+ * @returns the slab that `data` lies in, with one more reference that the caller gives back by `release`; undefined
+ *   when `data` is to be copied
+ */
+export function pinSlab(data: Buffer): Slab | undefined {
   const slab = data.length >= RETAIN_MIN_BYTES ? owners.get(data.buffer) : undefined;
-  if (!slab?.pool.mayPin) return { bytes: Buffer.from(data), release: () => {} };
+  if (!slab?.pool.mayPin) return undefined;
   slab.retain();
-  let held = true;
-  return {
-    bytes: data,
-    release: () => {
-      assert(held, 'retained bytes were released twice');
-      held = false;
-      slab.release();
-    },
-  };
+  return slab;
+}
+
+class PinnedBytes implements RetainedBytes {
+  readonly bytes: Buffer;
+  #slab: Slab | undefined;
+
+  constructor(bytes: Buffer, slab: Slab) {
+    this.bytes = bytes;
+    this.#slab = slab;
+  }
+
+  release(): void {
+    const slab = this.#slab;
+    assert(slab, 'retained bytes were released twice');
+    this.#slab = undefined;
+    slab.release();
+  }
+}
+
+class CopiedBytes implements RetainedBytes {
+  readonly bytes: Buffer;
+
+  constructor(data: Buffer) {
+    this.bytes = Buffer.from(data);
+  }
+
+  release(): void {}
+}
+
+/**
+ * Keeps `data` where it lies until the returned function is called, once: for whoever has lent it on to something that
+ * holds its address. Unlike {@link retainBytes} it never copies, whatever the budget.
+ * @returns undefined when the bytes are no slab's: they stay valid by themselves
+ */
+export function pinBytes(data: Buffer): (() => void) | undefined {
+  const slab = owners.get(data.buffer);
+  if (!slab) return undefined;
+  slab.retain();
+  return () => slab.release();
 }
 
 function sizeClass(minBytes: number): number {

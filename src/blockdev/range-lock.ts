@@ -47,15 +47,28 @@ export class RangeLock {
     return result;
   }
 
+  /**
+   * For whoever has to know that it saw no change halfway, without holding up any: resolves when every operation that
+   * overlaps the range and is in flight or waiting now has ended. @returns undefined when there is none
+   */
+  ended(offset: number, length: number): Promise<void> | undefined {
+    if (this.#held.size === 0 || !this.overlaps(offset, length)) return undefined;
+    return this.#endOf(offset, length);
+  }
+
   /** Resolves when everything that is in flight or waiting now has ended. */
   async drain(): Promise<void> {
     await Promise.all([...this.#held].map((held) => held.ended));
   }
 
   async #after<T>(offset: number, length: number, operation: () => MaybePromise<T>): Promise<T> {
+    await this.#endOf(offset, length);
+    return operation();
+  }
+
+  async #endOf(offset: number, length: number): Promise<void> {
     const before = [...this.#held].filter((held) => held.start < offset + length && offset < held.end);
     await Promise.all(before.map((held) => held.ended));
-    return operation();
   }
 
   #register(offset: number, length: number, result: Promise<unknown>): void {
