@@ -1,0 +1,239 @@
+// What the hub may lack of one volume. A bit is set before the data is written and cleared only when the hub has said
+// that the data is durable there; there must be no moment at which a change is in neither the map nor the hub.
+//
+// A change is in exactly one of two places. The base holds what the stream won't bring: it was written while the
+// stream was off, or didn't fit the queue. A generation holds what the stream brings: it is dropped as a whole, when
+// nothing of it is in flight and the hub has made everything up to its last sequence durable.
+import { assert } from '../base/assert.ts';
+import { Bitmap } from '../base/bitmap.ts';
+import { DIRTY_GRANULARITY_BYTES } from '../base/limits.ts';
+
+/** Closed generations below which an ack closes the current one: one that waits for its ack, one for a slow change. */
+const ROTATING = 2;
+
+/** Closed generations above which the newest are merged: each keeps pages of bits in memory. */
+const MAX_CLOSED = 4;
+
+/** Pages of bits above which the dirty bytes are estimated (from above) instead of counted: 1 TiB of disk. */
+const MAX_COUNTED_PAGES = 512;
+
+/** Changes that share their fate. Also the token of a change that is in flight. */
+export class Generation {
+  readonly bits: Bitmap;
+  /** Changes that began and have not completed. */
+  inFlight = 0;
+  /** The newest entry of the stream that brings something of it; 0: none yet. */
+  lastSequence = 0;
+  /** When its first change began, Unix microseconds; 0: it's empty. */
+  firstTimeUs = 0;
+  /** Where its changes are now, once it was merged into another. */
+  into: Generation | undefined;
+
+  constructor(chunks: number) {
+    this.bits = new Bitmap(chunks);
+  }
+}
+
+/** Remembers, in memory, which chunks of DIRTY_GRANULARITY_BYTES have changed. A map starts all dirty. */
+export class DirtyMap {
+  readonly #sizeBytes: number;
+  readonly #chunks: number;
+  readonly #nowUs: () => number;
+  #base: Generation;
+  #current: Generation;
+  /** Oldest first. Their bits never change any more. */
+  #closed: Generation[] = [];
+  #streaming = false;
+  #acked = 0;
+
+  /**
+   * @param sizeBytes of the volume
+   * @param nowUs the clock, Unix microseconds
+   */
+  constructor(sizeBytes: number, nowUs: () => number) {
+    this.#sizeBytes = sizeBytes;
+    this.#chunks = Math.ceil(sizeBytes / DIRTY_GRANULARITY_BYTES);
+    this.#nowUs = nowUs;
+    this.#base = this.#generation();
+    this.#current = this.#generation();
+    this.reset();
+  }
+
+  /** Whether changes are expected to reach the hub by the stream. */
+  get streaming(): boolean {
+    return this.#streaming;
+  }
+
+  /**
+   * To be called before a change of the range is begun.
+   * @param length bytes, above 0
+   * @returns what {@link complete} wants to have
+   */
+  begin(offset: number, length: number): Generation {
+    const target = this.#streaming ? this.#current : this.#base;
+    this.#mark(target, offset, length);
+    target.inFlight += 1;
+    return target;
+  }
+
+  /**
+   * To be called when the change has ended, well or not, and in the same turn in which it entered the stream.
+   * @param token what `begin` returned; undefined when it failed
+   * @param sequence the (last) entry that brings it; 0 when it didn't enter the stream
+   */
+  complete(token: Generation | undefined, offset: number, length: number, sequence: number): void {
+    let target = token;
+    while (target?.into) target = target.into;
+    const mirrored = sequence > 0 && this.#streaming;
+    if (!target || !mirrored) this.#mark(this.#base, offset, length);
+    if (!target) return;
+    target.inFlight -= 1;
+    if (mirrored && sequence > target.lastSequence) target.lastSequence = sequence;
+    if (target !== this.#current && target.inFlight === 0) this.#sweep();
+  }
+
+  /** Everything up to `sequence` is durable at the hub. */
+  acked(sequence: number): void {
+    if (sequence > this.#acked) this.#acked = sequence;
+    this.#sweep();
+    const current = this.#current;
+    if (current.bits.count === 0) return;
+    if (current.inFlight === 0 && current.lastSequence <= this.#acked) {
+      current.bits.clearAll();
+      current.firstTimeUs = 0;
+    } else if (this.#closed.length < ROTATING) {
+      this.#closeCurrent();
+    }
+  }
+
+  /** From here on changes go to the base. What the stream was to bring is kept apart. */
+  streamOff(): void {
+    this.#streaming = false;
+    this.#closeCurrent();
+  }
+
+  /** The stream is about to begin anew, at a hub that has everything up to `sequence` and answers for it. */
+  resume(sequence: number): void {
+    this.streamOff();
+    const kept: Generation[] = [];
+    for (const generation of this.#closed) {
+      if (generation.inFlight === 0 && generation.lastSequence <= sequence) kept.push(generation);
+      else this.#merge(generation, this.#base);
+    }
+    this.#closed = kept;
+  }
+
+  /** The stream is about to begin anew, at a hub that has nothing. */
+  reset(): void {
+    this.streamOff();
+    for (const generation of this.#closed) this.#merge(generation, this.#base);
+    this.#closed = [];
+    this.#base.bits.setAll();
+    this.#base.firstTimeUs = this.#nowUs();
+  }
+
+  /**
+   * From here on changes go by the stream; what the base held is left to the entry that names it to the hub.
+   * @param sequence the sequence of that entry
+   * @returns the chunks that the entry has to name. They never change again.
+   */
+  streamOn(sequence: number): Bitmap {
+    assert(!this.#streaming, 'the stream is on already');
+    const named = this.#base;
+    named.lastSequence = sequence;
+    this.#base = this.#generation();
+    this.#close(named);
+    this.#streaming = true;
+    return named.bits;
+  }
+
+  /** Whether anything of the range may be missing at the hub. */
+  isDirty(offset: number, length: number): boolean {
+    const first = Math.floor(offset / DIRTY_GRANULARITY_BYTES);
+    const end = Math.ceil((offset + length) / DIRTY_GRANULARITY_BYTES);
+    return this.#parts().some((part) => part.bits.testAny(first, end));
+  }
+
+  /** Bytes that may be missing at the hub, in whole chunks; on huge disks an upper bound. */
+  get dirtyBytes(): number {
+    const maps = this.#parts().map((part) => part.bits);
+    const only = maps.length === 1 ? maps[0]! : this.#joined(maps);
+    const last = this.#chunks - 1;
+    if (!only) {
+      const sum = maps.reduce((bits, map) => bits + map.count, 0);
+      return Math.min(this.#sizeBytes, sum * DIRTY_GRANULARITY_BYTES);
+    }
+    const beyondEnd = only.test(last) ? this.#chunks * DIRTY_GRANULARITY_BYTES - this.#sizeBytes : 0;
+    return only.count * DIRTY_GRANULARITY_BYTES - beyondEnd;
+  }
+
+  /** When the oldest change began that may be missing at the hub, Unix microseconds; 0: nothing is missing. */
+  get oldestTimeUs(): number {
+    let oldest = 0;
+    for (const { firstTimeUs } of this.#parts()) {
+      if (oldest === 0 || firstTimeUs < oldest) oldest = firstTimeUs;
+    }
+    return oldest;
+  }
+
+  #generation(): Generation {
+    return new Generation(this.#chunks);
+  }
+
+  #mark(target: Generation, offset: number, length: number): void {
+    if (target.firstTimeUs === 0) target.firstTimeUs = this.#nowUs();
+    const first = Math.floor(offset / DIRTY_GRANULARITY_BYTES);
+    const last = Math.floor((offset + length - 1) / DIRTY_GRANULARITY_BYTES);
+    target.bits.set(first, last + 1);
+  }
+
+  #closeCurrent(): void {
+    const current = this.#current;
+    if (current.bits.count === 0) return;
+    this.#current = this.#generation();
+    this.#close(current);
+  }
+
+  #close(generation: Generation): void {
+    if (generation.bits.count === 0) return;
+    this.#closed.push(generation);
+    if (this.#closed.length <= MAX_CLOSED) return;
+    // Into a third one: the bits of a closed generation may be on their way to the hub.
+    const merged = this.#generation();
+    for (const each of this.#closed.splice(-2)) this.#merge(each, merged);
+    this.#closed.push(merged);
+  }
+
+  #merge(from: Generation, into: Generation): void {
+    into.bits.union(from.bits);
+    into.inFlight += from.inFlight;
+    into.lastSequence = Math.max(into.lastSequence, from.lastSequence);
+    if (from.firstTimeUs !== 0 && (into.firstTimeUs === 0 || from.firstTimeUs < into.firstTimeUs)) {
+      into.firstTimeUs = from.firstTimeUs;
+    }
+    from.into = into;
+  }
+
+  #sweep(): void {
+    const closed = this.#closed;
+    let isOver = false;
+    for (const each of closed) isOver ||= each.inFlight === 0 && each.lastSequence <= this.#acked;
+    if (!isOver) return;
+    this.#closed = closed.filter((each) => each.inFlight > 0 || each.lastSequence > this.#acked);
+  }
+
+  #parts(): Generation[] {
+    return [this.#base, this.#current, ...this.#closed].filter((part) => part.bits.count > 0);
+  }
+
+  /** All of `maps` in one, or undefined when that would take long. */
+  #joined(maps: readonly Bitmap[]): Bitmap | undefined {
+    const full = maps.find((map) => map.count === map.sizeBits);
+    if (full) return full;
+    const pages = maps.reduce((sum, map) => sum + map.pageCount, 0);
+    if (pages > MAX_COUNTED_PAGES) return undefined;
+    const joined = new Bitmap(this.#chunks);
+    for (const map of maps) joined.union(map);
+    return joined;
+  }
+}

@@ -1,0 +1,166 @@
+// Keeps a connection to the hub: dials, hands the connection to a session, and dials again when it is gone. There is
+// never more than one. It must give up only when it's closed, and never hammer a hub that is away.
+import { connect, type Socket } from 'node:net';
+import { errorMessage } from '../base/errors.ts';
+import type { Logger } from '../base/log.ts';
+import type { HubSession } from './hub-session.ts';
+import { type LinkEvent, type LinkState, nextLinkState } from './link-states.ts';
+
+export interface ReconnectOptions {
+  /** First wait between two attempts, ms; doubled each time. */
+  readonly firstMs: number;
+  /** Longest wait, ms. */
+  readonly longestMs: number;
+  /** A connection that was of use for so long makes the next wait the first one again, ms. */
+  readonly steadyMs: number;
+  /** How long one attempt may take, ms. */
+  readonly connectTimeoutMs: number;
+}
+
+export const DEFAULT_RECONNECT: ReconnectOptions = {
+  firstMs: 200,
+  longestMs: 5000,
+  steadyMs: 5000,
+  connectTimeoutMs: 10_000,
+};
+
+export interface SessionHooks {
+  readonly onNegotiated: () => void;
+  readonly onEnded: (reason: Error | undefined) => void;
+}
+
+export interface HubLinkOptions {
+  readonly host: string;
+  readonly port: number;
+  readonly reconnect: ReconnectOptions;
+  readonly openSession: (socket: Socket, hooks: SessionHooks) => HubSession;
+  readonly logger: Logger;
+}
+
+export class HubLink {
+  readonly #options: HubLinkOptions;
+  #state: LinkState = 'idle';
+  #session: HubSession | undefined;
+  #dialing: Socket | undefined;
+  #retry: NodeJS.Timeout | undefined;
+  #failures = 0;
+  #negotiatedAtMs: number | undefined;
+  #connections = 0;
+  #lastError: string | undefined;
+
+  constructor(options: HubLinkOptions) {
+    this.#options = options;
+  }
+
+  get state(): LinkState {
+    return this.#state;
+  }
+
+  /** Why there is no connection, or why there was none. Gone once the hub has said what it speaks. */
+  get lastError(): string | null {
+    return this.#lastError ?? null;
+  }
+
+  get session(): HubSession | undefined {
+    return this.#session;
+  }
+
+  /** Connections on which the hub said what it speaks. */
+  get connections(): number {
+    return this.#connections;
+  }
+
+  start(): void {
+    if (this.#state === 'idle' && !this.#retry && !this.#dialing) this.#dial();
+  }
+
+  note(event: LinkEvent): void {
+    const next = nextLinkState(this.#state, event);
+    if (next === this.#state) return;
+    this.#options.logger.debug({ from: this.#state, to: next, event }, 'link');
+    this.#state = next;
+  }
+
+  /** Ends for good. @param timeoutMs for what is queued to be sent and acknowledged */
+  async close(timeoutMs: number): Promise<void> {
+    this.note('close');
+    clearTimeout(this.#retry);
+    this.#dialing?.destroy();
+    await this.#session?.finish(timeoutMs);
+    this.note('ended');
+  }
+
+  #dial(): void {
+    const { host, port, reconnect } = this.#options;
+    this.#retry = undefined;
+    this.note('dial');
+    let reason: Error | undefined;
+    const socket = connect({ host, port });
+    this.#dialing = socket;
+    const timer = setTimeout(() => {
+      socket.destroy(new Error(`no connection within ${reconnect.connectTimeoutMs} ms`));
+    }, reconnect.connectTimeoutMs);
+    const failed = (error: Error): void => {
+      reason = error;
+    };
+    const closed = (): void => {
+      clearTimeout(timer);
+      this.#dialing = undefined;
+      this.#lost(reason);
+    };
+    socket.on('error', failed);
+    socket.on('close', closed);
+    socket.once('connect', () => {
+      clearTimeout(timer);
+      socket.off('error', failed);
+      socket.off('close', closed);
+      this.#dialing = undefined;
+      this.#connected(socket);
+    });
+  }
+
+  #connected(socket: Socket): void {
+    this.note('connected');
+    this.#negotiatedAtMs = undefined;
+    this.#session = this.#options.openSession(socket, {
+      onNegotiated: () => {
+        this.note('negotiated');
+        this.#negotiatedAtMs = performance.now();
+        this.#connections += 1;
+        this.#lastError = undefined;
+      },
+      onEnded: (reason) => {
+        this.#session = undefined;
+        this.#lost(reason ?? new Error('the hub ended the connection'));
+      },
+    });
+  }
+
+  #lost(reason: Error | undefined): void {
+    const { reconnect, logger } = this.#options;
+    const wasUp = this.#negotiatedAtMs;
+    const wasSteady = wasUp !== undefined && performance.now() - wasUp >= reconnect.steadyMs;
+    this.#negotiatedAtMs = undefined;
+    if (this.#state === 'closing' || this.#state === 'closed') return;
+    this.note('lost');
+    this.#failures = wasSteady ? 0 : this.#failures + 1;
+    const delayMs = this.#delayMs(wasSteady ? 0 : this.#failures - 1);
+    const text = describe(reason, this.#options);
+    // Only what is new is worth a line: a hub that is away is away at every attempt.
+    const level = text === this.#lastError ? 'debug' : 'warn';
+    this.#lastError = text;
+    logger[level]({ retryInMs: Math.round(delayMs) }, text);
+    this.#retry = setTimeout(() => this.#dial(), delayMs);
+  }
+
+  /** Doubles up to the longest, and scatters, so that many agents don't come back in one moment. */
+  #delayMs(failures: number): number {
+    const { firstMs, longestMs } = this.#options.reconnect;
+    const fullMs = Math.min(longestMs, firstMs * 2 ** Math.min(failures, 30));
+    return fullMs * (0.5 + Math.random() / 2);
+  }
+}
+
+function describe(reason: Error | undefined, { host, port }: HubLinkOptions): string {
+  return `hub ${host}:${port}: ${reason ? errorMessage(reason) : 'the connection ended'}`;
+}

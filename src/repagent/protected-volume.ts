@@ -1,0 +1,235 @@
+// One volume of the agent: what changed on it, and where that goes. Nothing in here may throw into a guest's request:
+// when the mirror goes wrong, the range is dirty, the link goes down, and the guest doesn't notice.
+import { unreachable } from '../base/assert.ts';
+import { errorMessage } from '../base/errors.ts';
+import { type Deferred, deferred } from '../base/lifecycle.ts';
+import type { MaybePromise } from '../base/maybe.ts';
+import type { BlockDevice } from '../blockdev/block-device.ts';
+import type { MutationKind } from '../blockdev/mutation.ts';
+import { RangeLock } from '../blockdev/range-lock.ts';
+import type { Ack } from '../repwire/messages.ts';
+import { DirtyMap, type Generation } from './dirty-map.ts';
+import type { MirrorStream, StreamMember } from './mirror-stream.ts';
+import { RangeWatches } from './range-watch.ts';
+import { VolumeHealth } from './volume-health.ts';
+
+/** off: no hub follows. on: changes go by the stream. degraded: they did not fit, until the queue has room again. */
+export type VolumeMode = 'off' | 'on' | 'degraded';
+
+export interface ProtectedVolumeOptions {
+  readonly name: string;
+  readonly reportedId: bigint;
+  /** The device below the mirror. */
+  readonly below: BlockDevice;
+  readonly stream: MirrorStream;
+  /** The clock, Unix microseconds. */
+  readonly nowUs: () => number;
+  /** Told when the mirror itself failed. */
+  readonly onFault: (volume: ProtectedVolume, error: unknown) => void;
+}
+
+export class ProtectedVolume implements StreamMember {
+  readonly name: string;
+  readonly below: BlockDevice;
+  readonly sizeBytes: number;
+  /** The id under which the volume is reported. */
+  readonly reportedId: bigint;
+  /** Puts overlapping changes, the guest's and the hub's, in one order. */
+  readonly lock = new RangeLock();
+  readonly watches = new RangeWatches();
+  readonly map: DirtyMap;
+  readonly health: VolumeHealth;
+  /** The id that the hub gave it on the present connection. */
+  wireId: bigint;
+  queuedBytes = 0;
+  /** Newest entry of this volume. */
+  lastSequence = 0;
+  /** The device below is being closed or is closed. */
+  isClosed = false;
+  readonly #stream: MirrorStream;
+  readonly #onFault: ProtectedVolumeOptions['onFault'];
+  #mode: VolumeMode = 'off';
+  /** Which life of which hub the map is relative to. */
+  #hubKey: string | undefined;
+  #followed: Deferred<void> | undefined;
+
+  constructor(options: ProtectedVolumeOptions) {
+    this.name = options.name;
+    this.below = options.below;
+    this.sizeBytes = options.below.sizeBytes;
+    this.reportedId = options.reportedId;
+    this.wireId = options.reportedId;
+    this.#stream = options.stream;
+    this.#onFault = options.onFault;
+    this.map = new DirtyMap(this.sizeBytes, options.nowUs);
+    this.health = new VolumeHealth();
+  }
+
+  get mode(): VolumeMode {
+    return this.#mode;
+  }
+
+  /** To be called before a change is begun. @returns what {@link completed} or {@link failed} wants to have */
+  begin(offset: number, length: number): Generation | undefined {
+    try {
+      if (!this.watches.isEmpty) this.watches.touch(offset, length);
+      return this.map.begin(offset, length);
+    } catch (error) {
+      this.#fault(error);
+      return undefined;
+    }
+  }
+
+  /**
+   * The change has taken effect. The guest's answer must follow in the same turn, and not before.
+   * @param data lent; undefined unless it is a write
+   */
+  completed(
+    kind: MutationKind,
+    token: Generation | undefined,
+    offset: number,
+    length: number,
+    data: Buffer | undefined,
+  ): void {
+    let sequence = 0;
+    if (this.#mode === 'on') {
+      try {
+        sequence = this.#mirror(kind, offset, length, data);
+      } catch (error) {
+        this.#fault(error);
+      }
+    }
+    if (kind !== 'flush') this.#complete(token, offset, length, sequence);
+  }
+
+  /** The change failed: what the range holds now is undefined. */
+  failed(kind: MutationKind, token: Generation | undefined, offset: number, length: number): void {
+    if (kind === 'flush') return;
+    let sequence = 0;
+    if (this.#mode === 'on') {
+      try {
+        sequence = this.#entered(this.#stream.failed(this, offset, length));
+      } catch (error) {
+        this.#fault(error);
+      }
+    }
+    this.#complete(token, offset, length, sequence);
+  }
+
+  /** The hub writes, below the mirror: it isn't sent back. @param data valid until the answer */
+  writeRemotely(offset: number, data: Buffer): MaybePromise<void> {
+    return this.lock.run(offset, data.length, () => {
+      this.watches.touch(offset, data.length);
+      return this.below.write(offset, data, false);
+    });
+  }
+
+  /**
+   * The hub starts to follow the volume.
+   * @param wireId the id it has from now on
+   * @param hubKey which life of which hub; undefined: one that knows the RFC alone
+   * @param resumeSequence the hub has everything up to here; null: it starts from nothing
+   * @returns whether the hub could resume
+   */
+  start(wireId: bigint, hubKey: string | undefined, resumeSequence: number | null): boolean {
+    this.stop();
+    this.wireId = wireId;
+    const resumes =
+      resumeSequence !== null &&
+      hubKey !== undefined &&
+      hubKey === this.#hubKey &&
+      resumeSequence <= this.#stream.sequence;
+    if (resumes) this.map.resume(resumeSequence);
+    else this.map.reset();
+    this.#hubKey = hubKey;
+    this.health.started(hubKey !== undefined, resumes);
+    if (hubKey === undefined) this.#mode = 'on';
+    else this.resumeStream();
+    return resumes;
+  }
+
+  /** The hub tells how far it is. */
+  acked(ack: Ack): void {
+    this.map.acked(ack.sequence);
+    this.health.acked(ack);
+  }
+
+  /** Whether an acknowledgement is still to come that can come. */
+  get awaitsAck(): boolean {
+    const { hubState, isFailed, ackedSequence } = this.health;
+    if (isFailed || ackedSequence >= this.lastSequence) return false;
+    // What the hub has not read of a closed device it never will.
+    return !this.isClosed || (hubState !== 'initial-sync' && hubState !== 'resync');
+  }
+
+  /** The hub doesn't follow any more. */
+  stop(): void {
+    this.#stream.leave(this);
+    this.map.streamOff();
+    this.#mode = 'off';
+    this.health.stopped();
+    this.#follow();
+  }
+
+  /** Names to the hub what it lacks, and goes on with the stream. */
+  resumeStream(): void {
+    this.#entered(this.#stream.dirty(this, (sequence) => this.map.streamOn(sequence)));
+    this.#mode = 'on';
+    this.#follow();
+  }
+
+  /**
+   * Resolves when the stream brings, or names, every change made so far. @returns undefined when that is so already
+   */
+  untilFollowed(): Promise<void> | undefined {
+    if (this.#mode !== 'degraded') return undefined;
+    this.#followed ??= deferred();
+    return this.#followed.promise;
+  }
+
+  #mirror(kind: MutationKind, offset: number, length: number, data: Buffer | undefined): number {
+    switch (kind) {
+      case 'write':
+        return this.#entered(this.#stream.write(this, offset, data!));
+      case 'writeZeroes':
+      case 'trim':
+        return this.#entered(this.#stream.zero(this, kind, offset, length));
+      case 'flush': {
+        const sequence = this.#stream.flush(this);
+        if (sequence > 0) this.lastSequence = sequence;
+        return sequence;
+      }
+      default:
+        return unreachable(kind, 'mutation');
+    }
+  }
+
+  /** What is not in the stream makes everything after it stay out too, until the hub was told what to read. */
+  #entered(sequence: number): number {
+    if (sequence > 0) {
+      this.lastSequence = sequence;
+    } else if (this.#mode === 'on') {
+      this.#mode = 'degraded';
+      this.map.streamOff();
+    }
+    return sequence;
+  }
+
+  #complete(token: Generation | undefined, offset: number, length: number, sequence: number): void {
+    try {
+      this.map.complete(token, offset, length, sequence);
+    } catch (error) {
+      this.#fault(error);
+    }
+  }
+
+  #follow(): void {
+    this.#followed?.resolve();
+    this.#followed = undefined;
+  }
+
+  #fault(error: unknown): void {
+    this.health.fail(`the mirror failed: ${errorMessage(error)}`);
+    this.#onFault(this, error);
+  }
+}

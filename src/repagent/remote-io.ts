@@ -1,0 +1,197 @@
+// Serves the hub's reads and writes, below the mirror, answered as they finish. A read's answer says how far the stream
+// must have been applied before its data is consistent: that number must never be too low.
+import { type RetainedBytes, retainBytes, type Slab, sharedPool } from '../base/buffer-pool.ts';
+import { KiB } from '../base/limits.ts';
+import type { Logger } from '../base/log.ts';
+import { MAX_REMOTE_IO_BYTES } from '../repwire/constants.ts';
+import * as encode from '../repwire/encode.ts';
+import type { RemoteIoRequest } from '../repwire/messages.ts';
+import type { MirrorStream } from './mirror-stream.ts';
+import type { ProtectedVolume } from './protected-volume.ts';
+import { checkedRange } from './remote-range.ts';
+import type { RequestWindow } from './request-window.ts';
+import type { Answer } from './stream-sender.ts';
+import { TurnQueue } from './turn-queue.ts';
+
+const PER_TURN = 2;
+const AT_ONCE = 16;
+const ZEROES = Buffer.alloc(64 * KiB);
+
+export interface RemoteIoStats {
+  remoteReads: number;
+  remoteReadBytes: number;
+  remoteWrites: number;
+  remoteWriteBytes: number;
+  remoteRefusals: number;
+}
+
+export interface RemoteIoOptions {
+  readonly stream: MirrorStream;
+  readonly window: RequestWindow;
+  readonly volumeOf: (id: bigint) => ProtectedVolume | undefined;
+  readonly answer: (answer: Answer) => void;
+  readonly onFault: (error: unknown) => void;
+  readonly stats: RemoteIoStats;
+  readonly logger: Logger;
+}
+
+interface Job {
+  readonly requestId: number;
+  readonly volumeId: bigint;
+  readonly volume: ProtectedVolume;
+  readonly offset: number;
+  readonly length: number;
+  /** What is to be written; undefined for a read. */
+  readonly data: RetainedBytes | undefined;
+}
+
+export class RemoteIo {
+  readonly #options: RemoteIoOptions;
+  readonly #jobs: TurnQueue<Job>;
+  #stopped = false;
+  #hasRefused = false;
+
+  constructor(options: RemoteIoOptions) {
+    this.#options = options;
+    this.#jobs = new TurnQueue<Job>({
+      perTurn: PER_TURN,
+      atOnce: AT_ONCE,
+      run: (job) => (job.data ? this.#write(job, job.data) : this.#read(job)),
+      onFault: options.onFault,
+    });
+  }
+
+  /** Takes a request in; its data is lent for the call. */
+  request(request: RemoteIoRequest): void {
+    const { requestId, volumeId, isRead, data } = request;
+    const volume = this.#options.volumeOf(volumeId);
+    const range = volume && checkedRange(request, volume.sizeBytes, MAX_REMOTE_IO_BYTES);
+    this.#options.window.take(range?.length ?? 0);
+    const fits = range && (isRead || (data.length === range.length && !volume.below.limits.readOnly));
+    if (!fits || volume.isClosed) {
+      this.#refuse(request, range?.length ?? 0);
+      return;
+    }
+    this.#jobs.push({
+      requestId,
+      volumeId,
+      volume,
+      ...range,
+      data: isRead ? undefined : retainBytes(data),
+    });
+  }
+
+  /** The connection is gone: what is under way has no answer. */
+  stop(): void {
+    this.#stopped = true;
+    for (const job of this.#jobs.drop()) job.data?.release();
+  }
+
+  async #read(job: Job): Promise<void> {
+    const { volume, offset, length } = job;
+    await volume.untilFollowed();
+    if (this.#stopped) return;
+    const slab = sharedPool.acquire(length);
+    try {
+      const data = slab.bytes.subarray(0, length);
+      const isRead = await this.#readInto(job, data);
+      if (isRead) await settleRange(volume, offset, length);
+      if (this.#stopped) return;
+      if (isRead) this.#sendData(job, data, slab);
+      else this.#answer(job, -1, undefined, false);
+    } finally {
+      slab.release();
+    }
+  }
+
+  async #readInto(job: Job, data: Buffer): Promise<boolean> {
+    try {
+      await job.volume.below.read(job.offset, data);
+      return true;
+    } catch (error) {
+      this.#logFailure(job, 'read', error);
+      return false;
+    }
+  }
+
+  async #write(job: Job, data: RetainedBytes): Promise<void> {
+    let status = 0;
+    try {
+      await job.volume.writeRemotely(job.offset, data.bytes);
+      this.#options.stats.remoteWrites += 1;
+      this.#options.stats.remoteWriteBytes += job.length;
+    } catch (error) {
+      this.#logFailure(job, 'write', error);
+      status = -1;
+    } finally {
+      data.release();
+    }
+    if (!this.#stopped) this.#answer(job, status, undefined, false);
+  }
+
+  #sendData(job: Job, data: Buffer, slab: Slab): void {
+    const { stats, stream } = this.#options;
+    stats.remoteReads += 1;
+    stats.remoteReadBytes += job.length;
+    if (stream.extensions && isAllZero(data)) {
+      this.#answer(job, 0, undefined, true);
+      return;
+    }
+    slab.retain();
+    this.#answer(job, 0, data, false, slab);
+  }
+
+  #answer(job: Job, status: number, data: Buffer | undefined, allZero: boolean, slab?: Slab): void {
+    const { stream, window, answer } = this.#options;
+    const sequence = stream.extensions ? stream.sequence : 0;
+    const head = encode.encodeRemoteIoResponse(job.requestId, job.volumeId, status, data?.length ?? 0, {
+      sequence,
+      allZero,
+    });
+    answer({
+      head,
+      data,
+      over: () => {
+        slab?.release();
+        window.give(job.length);
+      },
+    });
+  }
+
+  #refuse(request: RemoteIoRequest, length: number): void {
+    const { window, answer, stats, logger } = this.#options;
+    const { requestId, volumeId, offsetSectors, sizeSectors, isRead } = request;
+    stats.remoteRefusals += 1;
+    // One line tells that the hub is wrong; a thousand would not tell more.
+    const level = this.#hasRefused ? 'debug' : 'warn';
+    this.#hasRefused = true;
+    logger[level](
+      { requestId, volumeId: String(volumeId), offsetSectors: String(offsetSectors), sizeSectors, isRead },
+      'refused a remote request of the hub: unknown volume, or not a range of it',
+    );
+    const head = encode.encodeRemoteIoResponse(requestId, volumeId, -1, 0, { sequence: 0, allZero: false });
+    answer({ head, data: undefined, over: () => window.give(length) });
+  }
+
+  #logFailure(job: Job, what: string, error: unknown): void {
+    const { offset, length, volume } = job;
+    this.#options.logger.warn({ err: error, volume: volume.name, offset, length }, `remote ${what} failed`);
+  }
+}
+
+/**
+ * What was read of the range may hold parts of changes that are in flight. Waits until the stream brings each of them,
+ * or names what they changed: from then on the stream's newest sequence covers all that was read.
+ */
+async function settleRange(volume: ProtectedVolume, offset: number, length: number): Promise<void> {
+  await volume.lock.ended(offset, length);
+  await volume.untilFollowed();
+}
+
+function isAllZero(data: Buffer): boolean {
+  for (let at = 0; at < data.length; at += ZEROES.length) {
+    const part = data.subarray(at, at + ZEROES.length);
+    if (!part.equals(ZEROES.subarray(0, part.length))) return false;
+  }
+  return true;
+}

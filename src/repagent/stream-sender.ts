@@ -1,0 +1,203 @@
+// Moves the stream, and the answers to the hub's requests beside it, to the connection: gathered, in turns, and only
+// as fast as the hub takes them. It must keep the stream's order, and give every entry and answer back exactly once.
+import { unreachable } from '../base/assert.ts';
+import { DIRTY_GRANULARITY_BYTES, KiB, MiB } from '../base/limits.ts';
+import { MAX_EXTENTS_PER_FRAME } from '../repwire/constants.ts';
+import * as encode from '../repwire/encode.ts';
+import type { DiskRange } from '../repwire/messages.ts';
+import type { MirrorEntry, MirrorQueue } from './mirror-queue.ts';
+
+/** Bytes that may wait in the socket; above it everything stays in the queue. */
+const HIGH_WATER_BYTES = MiB;
+
+/** Bytes of the stream, and of answers, that one turn of the event loop moves at least, if there are as many. */
+const TURN_BYTES = 256 * KiB;
+
+/** Zeroes to a hub that knows the RFC alone go as writes of at most so many bytes. */
+const ZERO_PIECE_BYTES = MiB;
+
+let zeroPiece: Buffer | undefined;
+
+/** What the sender needs of a connection. */
+export interface Outlet {
+  readonly unsentBytes: number;
+  send(parts: readonly Buffer[], sent?: () => void): void;
+}
+
+/** An answer beside the stream. */
+export interface Answer {
+  readonly head: Buffer;
+  readonly data: Buffer | undefined;
+  /** The answer has left, or never will: its data may be reused. */
+  over(): void;
+}
+
+export interface StreamSenderOptions {
+  readonly outlet: Outlet;
+  readonly queue: MirrorQueue;
+  /** Whether the hub takes more than the RFC's writes. */
+  readonly extensions: boolean;
+  /** Bytes of the queue were released, or a turn begins. */
+  readonly onRoom: () => void;
+  /** Something in here went wrong; the connection must end. */
+  readonly onFault: (error: unknown) => void;
+}
+
+export class StreamSender {
+  readonly #options: StreamSenderOptions;
+  readonly #answers: Answer[] = [];
+  #scheduled = false;
+  #stopped = false;
+  /** Sends that the kernel has not taken whole. */
+  #underway = 0;
+
+  constructor(options: StreamSenderOptions) {
+    this.#options = options;
+  }
+
+  /** Whether everything that was queued has left. */
+  get isIdle(): boolean {
+    return this.#underway === 0 && this.#answers.length === 0 && this.#options.queue.isEmpty;
+  }
+
+  /** There is something to send: it's looked after at the next turn, once the guests were served. */
+  wake(): void {
+    if (this.#scheduled || this.#stopped) return;
+    this.#scheduled = true;
+    setImmediate(this.#turn);
+  }
+
+  answer(answer: Answer): void {
+    if (this.#stopped) {
+      answer.over();
+      return;
+    }
+    this.#answers.push(answer);
+    this.wake();
+  }
+
+  /** The connection is gone. What it has taken is given back when it lets go of it. */
+  stop(): void {
+    this.#stopped = true;
+    for (const answer of this.#answers.splice(0)) answer.over();
+  }
+
+  readonly #turn = (): void => {
+    this.#scheduled = false;
+    if (this.#stopped) return;
+    try {
+      this.#options.onRoom();
+      if (this.#options.outlet.unsentBytes >= HIGH_WATER_BYTES) return;
+      this.#sendStream();
+      this.#sendAnswers();
+      if (!this.#options.queue.isEmpty || this.#answers.length > 0) this.wake();
+    } catch (error) {
+      this.#options.onFault(error);
+    }
+  };
+
+  #sendStream(): void {
+    const { queue, outlet } = this.#options;
+    const parts: Buffer[] = [];
+    const done: MirrorEntry[] = [];
+    for (let bytes = 0; bytes < TURN_BYTES; ) {
+      const entry = queue.peek();
+      if (!entry) break;
+      const isWhole = this.#expand(entry, parts);
+      bytes += Math.max(1, entry.costBytes);
+      if (isWhole) done.push(queue.shift());
+      else bytes += ZERO_PIECE_BYTES;
+    }
+    if (parts.length === 0) return;
+    this.#underway += 1;
+    const giveBack = (): void => {
+      for (const entry of done) queue.release(entry);
+    };
+    outlet.send(parts, () => this.#left(giveBack));
+  }
+
+  #sendAnswers(): void {
+    for (let bytes = 0; bytes < TURN_BYTES; ) {
+      const answer = this.#answers.shift();
+      if (!answer) return;
+      bytes += answer.head.length + (answer.data?.length ?? 0);
+      this.#underway += 1;
+      const parts = answer.data ? [answer.head, answer.data] : [answer.head];
+      this.#options.outlet.send(parts, () => this.#left(() => answer.over()));
+    }
+  }
+
+  #left(giveBack: () => void): void {
+    this.#underway -= 1;
+    try {
+      giveBack();
+      if (this.#stopped) return;
+      this.#options.onRoom();
+      this.wake();
+    } catch (error) {
+      this.#options.onFault(error);
+    }
+  }
+
+  /** Adds the entry's next frames to `parts`. @returns whether that was all of it */
+  #expand(entry: MirrorEntry, parts: Buffer[]): boolean {
+    const { extensions } = this.#options;
+    const { kind, offset, length } = entry;
+    const id = entry.owner.wireId;
+    const stamp = extensions ? entry : encode.NO_STAMP;
+    switch (kind) {
+      case 'write':
+        parts.push(encode.encodeProtectedWrite(id, offset, length, 0, stamp, entry.bytes!), entry.bytes!);
+        return true;
+      case 'failed':
+        parts.push(encode.encodeProtectedWrite(id, offset, length, -1, stamp, NO_BYTES));
+        return true;
+      case 'writeZeroes':
+      case 'trim':
+        if (!extensions) return expandZeroes(entry, parts);
+        parts.push(encode.encodeProtectedZero(id, offset, length, kind === 'trim', stamp));
+        return true;
+      case 'flush':
+        parts.push(encode.encodeProtectedFlush(id, stamp));
+        return true;
+      case 'dirty':
+        return expandDirty(entry, parts);
+      case 'frame':
+        parts.push(entry.bytes!);
+        return true;
+      default:
+        return unreachable(kind, 'entry');
+    }
+  }
+}
+
+const NO_BYTES = Buffer.alloc(0);
+
+/** The next piece of a range of zeroes, as a write. */
+function expandZeroes(entry: MirrorEntry, parts: Buffer[]): boolean {
+  zeroPiece ??= Buffer.alloc(ZERO_PIECE_BYTES);
+  const length = Math.min(ZERO_PIECE_BYTES, entry.length - entry.cursor);
+  const data = zeroPiece.subarray(0, length);
+  const at = entry.offset + entry.cursor;
+  parts.push(encode.encodeProtectedWrite(entry.owner.wireId, at, length, 0, encode.NO_STAMP, data), data);
+  entry.cursor += length;
+  return entry.cursor === entry.length;
+}
+
+/** The next frame of a DIRTY list. */
+function expandDirty(entry: MirrorEntry, parts: Buffer[]): boolean {
+  const bits = entry.bits!;
+  const { wireId, sizeBytes } = entry.owner;
+  const extents: DiskRange[] = [];
+  let start = bits.nextSet(entry.cursor);
+  while (start !== -1 && extents.length < MAX_EXTENTS_PER_FRAME) {
+    const end = bits.nextClear(start);
+    const offset = start * DIRTY_GRANULARITY_BYTES;
+    extents.push({ offset, length: Math.min(end * DIRTY_GRANULARITY_BYTES, sizeBytes) - offset });
+    entry.cursor = end;
+    start = end < bits.sizeBits ? bits.nextSet(end) : -1;
+  }
+  const more = start !== -1;
+  parts.push(encode.encodeDirty(wireId, entry, extents, more));
+  return !more;
+}

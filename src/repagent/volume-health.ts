@@ -1,0 +1,93 @@
+// What the agent can say of one volume's protection: what the hub tells, what went wrong, how the sync moves on.
+// It must never say more than is known: "protected" only while a hub says so.
+import type { VolumeState } from '../control/status.ts';
+import type { AckState } from '../repwire/constants.ts';
+import type { Ack } from '../repwire/messages.ts';
+import { SyncMeter } from './sync-meter.ts';
+
+const RFC_ONLY =
+  "the hub speaks only the RFC's protocol: it can't say how far it is, nor when the replica is complete";
+
+export class VolumeHealth {
+  readonly meter = new SyncMeter();
+  /** Newest sequence that the hub said is durable. */
+  ackedSequence = 0;
+  #hubState: AckState | undefined;
+  #following = false;
+  #wasFollowed = false;
+  #wasInSync = false;
+  #rfcOnly = false;
+  #failed = false;
+  #lastError: string | undefined;
+
+  /** What the hub says at present; undefined while it says nothing. */
+  get hubState(): AckState | undefined {
+    return this.#hubState;
+  }
+
+  /** Whether this hub's replica was complete at some time since it began from nothing. */
+  get wasInSync(): boolean {
+    return this.#wasInSync;
+  }
+
+  /** The hub can't or won't replicate the volume. */
+  get isFailed(): boolean {
+    return this.#failed;
+  }
+
+  get lastError(): string | null {
+    return this.#lastError ?? (this.#rfcOnly ? RFC_ONLY : null);
+  }
+
+  /** @param degraded changes go to the dirty map though a hub follows */
+  state(degraded: boolean): VolumeState {
+    if (this.#failed) return 'failed';
+    if (!this.#following) return this.#wasFollowed ? 'degraded' : 'unprotected';
+    if (degraded) return 'degraded';
+    return this.#hubState ?? 'initial-sync';
+  }
+
+  /** A hub follows the volume. @param resumes it kept its replica */
+  started(extensions: boolean, resumes: boolean): void {
+    this.#following = true;
+    this.#wasFollowed = true;
+    this.#rfcOnly = !extensions;
+    this.#failed = false;
+    this.#lastError = undefined;
+    this.#hubState = resumes ? 'resync' : 'initial-sync';
+    this.meter.restart();
+    if (resumes) return;
+    this.#wasInSync = false;
+    this.ackedSequence = 0;
+  }
+
+  stopped(): void {
+    this.#following = false;
+    this.#hubState = undefined;
+  }
+
+  acked(ack: Ack): void {
+    if (ack.sequence > this.ackedSequence) this.ackedSequence = ack.sequence;
+    this.#hubState = ack.state;
+    if (ack.state === 'failed') {
+      this.#failed = true;
+      this.#lastError ??= 'the hub says that replication of this volume failed; its log says why';
+      return;
+    }
+    this.#failed = false;
+    this.#lastError = undefined;
+    if (ack.state === 'protected') this.#wasInSync = true;
+    this.meter.note(ack.syncDoneBytes, ack.syncTotalBytes);
+  }
+
+  /** The hub refuses the volume. */
+  refused(text: string): void {
+    this.#failed = true;
+    this.#lastError = text;
+  }
+
+  /** Something went wrong here. */
+  fail(text: string): void {
+    this.#lastError = text;
+  }
+}
