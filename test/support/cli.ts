@@ -66,10 +66,14 @@ export const runtimeDir: string = join(scratchDir, 'run');
 
 const living = new Set<ChildProcess>();
 
-process.on('exit', () => {
+function cleanUp(): void {
   for (const child of living) child.kill('SIGKILL');
-  rmSync(scratchDir, { recursive: true, force: true });
-});
+  rmSync(scratchDir, { recursive: true, force: true, maxRetries: 5, retryDelay: 50 });
+}
+
+process.on('exit', cleanUp);
+// A test runner's worker is killed without an exit event.
+if (process.env.VITEST) (await import('vitest')).afterAll(cleanUp);
 
 /** Starts `repagent serve ARGS`, on a free loopback port unless `args` say `--listen`, and waits until it accepts. */
 export function startServe(args: readonly string[], options: CliOptions = {}): Promise<CliProcess> {
