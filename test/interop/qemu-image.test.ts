@@ -153,6 +153,8 @@ describe('an image behind qemu-nbd', () => {
       process.stdout.write('opened', () => process.kill(process.pid, 'SIGKILL'));`;
     const run = spawnSync(process.execPath, ['--input-type=module', '-e', script, file], {
       encoding: 'utf8',
+      // What the killed process can't remove is removed with the image's directory.
+      env: { ...process.env, TMPDIR: path.dirname(file) },
     });
     expect(run).toMatchObject({ stdout: 'opened', signal: 'SIGKILL' });
     await waitUntil(() => serversOf(file).length === 0, { what: 'the end of qemu-nbd' });
