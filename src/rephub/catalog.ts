@@ -1,0 +1,154 @@
+// Which volume's replica lies where: paired by name with existing images, or kept in a folder by machine and volume.
+// No image may ever serve two volumes, by whatever path it is reached, and no name leads out of the folder.
+import fs from 'node:fs/promises';
+import path from 'node:path';
+import { errorMessage, OperationError } from '../base/errors.ts';
+import { BLOCK_IDENTITY, type ImageOpener } from './image-opener.ts';
+import type { ReplicaStore } from './replica-store.ts';
+import { safeName } from './safe-name.ts';
+
+export interface ReplicaPlace {
+  /** Names the replica in this process. */
+  readonly key: string;
+  readonly vmName: string;
+  readonly volumeName: string;
+  readonly path: string;
+  readonly isPaired: boolean;
+}
+
+export interface CatalogOptions {
+  /** Volume name to path of an existing image. */
+  readonly pairs: ReadonlyMap<string, string>;
+  /** Where replicas of volumes without a pair are kept; without it they are refused. */
+  readonly storeDir: string | undefined;
+  readonly images: ImageOpener;
+}
+
+export class Catalog {
+  readonly #options: CatalogOptions;
+  /** Who has which image. */
+  readonly #owners = new Map<string, ReplicaPlace>();
+
+  constructor(options: CatalogOptions) {
+    this.#options = options;
+  }
+
+  /** The paired volumes. */
+  get pairs(): ReplicaPlace[] {
+    return [...this.#options.pairs].map(([name, file]) => pairPlace(name, file, ''));
+  }
+
+  /**
+   * Opens and closes every paired image, so that what is wrong with one shows at the start.
+   * @returns their sizes by key, bytes
+   * @throws OperationError with the next step
+   */
+  async checkPairs(): Promise<Map<string, number>> {
+    const sizes = new Map<string, number>();
+    for (const place of this.pairs) {
+      await this.#claim(place, await this.#identifyPair(place));
+      const store = await this.#options.images.open(place.path, undefined);
+      sizes.set(place.key, store.sizeBytes);
+      await store.close();
+    }
+    return sizes;
+  }
+
+  /** Where the replica of a reported volume lies, or undefined when there is no place for it. */
+  locate(vmName: string, volumeName: string): ReplicaPlace | undefined {
+    const paired = this.#options.pairs.get(volumeName);
+    if (paired !== undefined) return pairPlace(volumeName, paired, vmName);
+    const { storeDir } = this.#options;
+    if (storeDir === undefined) return undefined;
+    const relative = path.join(safeName(vmName), safeName(volumeName));
+    return {
+      key: `store:${relative}`,
+      vmName,
+      volumeName,
+      path: path.join(storeDir, relative),
+      isPaired: false,
+    };
+  }
+
+  /**
+   * Opens the replica of a volume; in the folder it is created, sparse, when it is missing.
+   * @param sizeBytes the volume's
+   * @throws OperationError: missing, another size, in use by another volume, storage errors
+   */
+  async openStore(place: ReplicaPlace, sizeBytes: number): Promise<ReplicaStore> {
+    const { images } = this.#options;
+    let identity = place.isPaired ? await this.#identifyPair(place) : await images.identify(place.path);
+    let store: ReplicaStore;
+    if (identity === undefined) {
+      await makeFolder(path.dirname(place.path));
+      store = await images.open(place.path, sizeBytes);
+      identity = await images.identify(place.path);
+    } else {
+      await this.#claim(place, identity);
+      store = await images.open(place.path, undefined);
+    }
+    try {
+      if (identity !== undefined) await this.#claim(place, identity);
+      if (store.sizeBytes !== sizeBytes) throw wrongSize(place, sizeBytes, store.sizeBytes, identity);
+      return store;
+    } catch (error) {
+      await store.close().catch(() => undefined);
+      throw error;
+    }
+  }
+
+  async #identifyPair(place: ReplicaPlace): Promise<string> {
+    const identity = await this.#options.images.identify(place.path);
+    if (identity !== undefined) return identity;
+    throw new OperationError(`volume ${place.volumeName}: its image ${place.path} does not exist`, {
+      hint: `create it with the volume's size: truncate -s SIZE ${place.path}, or use --store DIR`,
+    });
+  }
+
+  async #claim(place: ReplicaPlace, identity: string): Promise<void> {
+    const owner = this.#owners.get(identity);
+    if (owner && owner.key !== place.key) {
+      // The file system may have given the number of a file that was removed to another one.
+      if ((await this.#options.images.identify(owner.path)) === identity) {
+        throw new OperationError(
+          `volumes ${owner.volumeName} and ${place.volumeName} have the same image: ${owner.path}` +
+            (owner.path === place.path ? '' : `, also known as ${place.path}`),
+          { hint: 'give each volume an image of its own' },
+        );
+      }
+    }
+    for (const [other, held] of this.#owners) if (held.key === place.key) this.#owners.delete(other);
+    this.#owners.set(identity, place);
+  }
+}
+
+function pairPlace(volumeName: string, file: string, vmName: string): ReplicaPlace {
+  return { key: `pair:${volumeName}`, vmName, volumeName, path: file, isPaired: true };
+}
+
+async function makeFolder(folder: string): Promise<void> {
+  try {
+    await fs.mkdir(folder, { recursive: true, mode: 0o700 });
+  } catch (error) {
+    throw new OperationError(`cannot create ${folder}: ${errorMessage(error)}`, {
+      hint: 'check --store: the folder must exist or be creatable',
+      cause: error,
+    });
+  }
+}
+
+function wrongSize(
+  place: ReplicaPlace,
+  volumeBytes: number,
+  imageBytes: number,
+  identity: string | undefined,
+): OperationError {
+  return new OperationError(
+    `volume ${place.volumeName} has ${volumeBytes} bytes, its replica ${place.path} has ${imageBytes} bytes`,
+    {
+      hint: identity?.startsWith(BLOCK_IDENTITY)
+        ? `use a device or file of exactly ${volumeBytes} bytes`
+        : `truncate -s ${volumeBytes} ${place.path}`,
+    },
+  );
+}

@@ -1,0 +1,85 @@
+// The verifications of one connection: digests asked for and answered. A digest is only ever compared with everything
+// applied that came before it, and nothing that came after.
+import { OperationError } from '../base/errors.ts';
+import type { MaybePromise } from '../base/maybe.ts';
+import type { VerifyProgress, VerifyResult } from '../control/status.ts';
+import { HASH_STATUS } from '../repwire/constants.ts';
+import type { DiskRange, HashResponse } from '../repwire/messages.ts';
+import { WireError } from '../wire/struct.ts';
+import type { VerifyTuning } from './hub-tuning.ts';
+import { RequestTable } from './request-table.ts';
+import type { SessionVolume } from './session-volume.ts';
+import { Verification } from './verification.ts';
+
+interface OpenHash {
+  readonly volume: SessionVolume;
+  readonly verification: Verification;
+  readonly range: DiskRange;
+}
+
+export class HashExchange {
+  readonly #tuning: VerifyTuning;
+  readonly #ask: (requestId: number, volume: SessionVolume, range: DiskRange) => void;
+  readonly #hashes = new RequestTable<OpenHash>('HASH_RES');
+  readonly #running = new Set<Verification>();
+
+  constructor(
+    tuning: VerifyTuning,
+    ask: (requestId: number, volume: SessionVolume, range: DiskRange) => void,
+  ) {
+    this.#tuning = tuning;
+    this.#ask = ask;
+  }
+
+  /**
+   * Compares a whole volume.
+   * @throws OperationError when it can't be done now, or not finished
+   */
+  async verify(volume: SessionVolume, onProgress: (progress: VerifyProgress) => void): Promise<VerifyResult> {
+    const { replica } = volume;
+    if (volume.verification) throw new OperationError(`${volume.name} is being verified already`);
+    if (replica.state !== 'protected') {
+      throw new OperationError(`${volume.name} can't be verified: it is ${replica.state}`, {
+        hint: 'wait until it is protected: repagent wait --state protected',
+      });
+    }
+    const verification: Verification = new Verification({
+      replica,
+      tuning: this.#tuning,
+      ask: (range) => this.#ask(this.#hashes.add({ volume, verification, range }), volume, range),
+      onProgress,
+    });
+    volume.verification = verification;
+    this.#running.add(verification);
+    verification.start();
+    try {
+      return await verification.result;
+    } finally {
+      volume.verification = undefined;
+      this.#running.delete(verification);
+    }
+  }
+
+  /**
+   * A digest arrived in stream order.
+   * @param received the stream's position
+   * @returns what has to be waited for before anything more of the stream is taken in
+   * @throws WireError when it answers nothing
+   */
+  answered(message: HashResponse, received: number): MaybePromise<void> {
+    const { volume, verification, range } = this.#hashes.take(message.requestId);
+    if (volume.id !== message.volumeId) {
+      throw new WireError(`HASH_RES ${message.requestId} is of volume ${message.volumeId}, not ${volume.id}`);
+    }
+    if (message.status === HASH_STATUS.FAILED) return verification.unreadable(range);
+    if (message.status !== HASH_STATUS.OK || message.sequence !== received) return verification.busy(range);
+    const stored = volume.replica.apply();
+    if (stored === undefined) return verification.answered(range, message.digest);
+    const digest = Buffer.from(message.digest);
+    return stored.then(() => verification.answered(range, digest));
+  }
+
+  abortAll(error: Error): void {
+    for (const verification of this.#running) verification.abort(error);
+  }
+}

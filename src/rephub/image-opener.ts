@@ -1,0 +1,41 @@
+// Where images come from: files and block devices. The catalog knows images only by this interface.
+import fs from 'node:fs/promises';
+import { errorCode, errorMessage, OperationError } from '../base/errors.ts';
+import type { Logger } from '../base/log.ts';
+import { openFileDevice } from '../blockdev/file-device.ts';
+import { ImageStore } from './image-store.ts';
+import type { ReplicaStore } from './replica-store.ts';
+
+export interface ImageOpener {
+  /** The same for any two paths that lead to one image, by whatever links; undefined when there is none. */
+  identify(path: string): Promise<string | undefined>;
+  /**
+   * Opens an image, or creates it sparse when `createSizeBytes` is given.
+   * @throws OperationError
+   */
+  open(path: string, createSizeBytes: number | undefined): Promise<ReplicaStore>;
+}
+
+export function fileImages(logger: Logger): ImageOpener {
+  return { identify, open: async (path, size) => new ImageStore(await openImage(path, size, logger)) };
+}
+
+/** How identities of block devices begin: they can't be given another size. */
+export const BLOCK_IDENTITY = 'block:';
+
+async function identify(path: string): Promise<string | undefined> {
+  try {
+    const stat = await fs.stat(path, { bigint: true });
+    return stat.isBlockDevice() ? `${BLOCK_IDENTITY}${stat.rdev}` : `file:${stat.dev}:${stat.ino}`;
+  } catch (error) {
+    if (errorCode(error) === 'ENOENT') return undefined;
+    throw new OperationError(`cannot look at ${path}: ${errorMessage(error)}`, {
+      hint: 'check the path and who may read it',
+      cause: error,
+    });
+  }
+}
+
+function openImage(path: string, createSizeBytes: number | undefined, logger: Logger) {
+  return openFileDevice({ path, createSizeBytes, logger });
+}

@@ -1,0 +1,69 @@
+// Asks an agent for what its volumes' replicas lack, fairly among volumes, and gives the answers to them. So many
+// requests are on their way and no more, however slow the agent answers.
+import type { RemoteIoResponse } from '../repwire/messages.ts';
+import { WireError } from '../wire/struct.ts';
+import { RequestTable } from './request-table.ts';
+import type { SessionVolume } from './session-volume.ts';
+import type { SyncRead } from './sync-read.ts';
+
+interface OpenRead {
+  readonly volume: SessionVolume;
+  readonly read: SyncRead;
+}
+
+export class ReadPump {
+  readonly #maxReads: number;
+  readonly #ask: (requestId: number, volume: SessionVolume, read: SyncRead) => void;
+  readonly #reads = new RequestTable<OpenRead>('REMOTE_IO_RES');
+  /** Volumes that may have something to read. */
+  readonly #hungry = new Set<SessionVolume>();
+
+  constructor(maxReads: number, ask: (requestId: number, volume: SessionVolume, read: SyncRead) => void) {
+    this.#maxReads = maxReads;
+    this.#ask = ask;
+  }
+
+  wake(volume: SessionVolume): void {
+    this.#hungry.add(volume);
+  }
+
+  /** Sends as many requests as may be on their way: one of each volume in turn. */
+  pump(): void {
+    for (const volume of this.#hungry) {
+      if (this.#reads.size >= this.#maxReads) return;
+      this.#hungry.delete(volume);
+      const read = volume.replica.takeRead();
+      if (!read) continue;
+      this.#ask(this.#reads.add({ volume, read }), volume, read);
+      // To the end of the row, which this loop will reach.
+      this.#hungry.add(volume);
+    }
+  }
+
+  /**
+   * Gives an answer to its replica.
+   * @returns the volume, which has to be applied
+   * @throws WireError when it answers nothing, or not what was asked
+   */
+  answered(message: RemoteIoResponse): SessionVolume {
+    const { volume, read } = this.#reads.take(message.requestId);
+    if (volume.id !== message.volumeId) {
+      throw new WireError(
+        `REMOTE_IO_RES ${message.requestId} is of volume ${message.volumeId}, not ${volume.id}`,
+      );
+    }
+    if (message.status !== 0) {
+      volume.replica.readFailed(read);
+    } else if (message.allZero) {
+      volume.replica.readArrived(read, null, message.sequence);
+    } else {
+      if (message.data.length !== read.length) {
+        throw new WireError(
+          `REMOTE_IO_RES ${message.requestId} has ${message.data.length} bytes, not ${read.length}`,
+        );
+      }
+      volume.replica.readArrived(read, message.data, message.sequence);
+    }
+    return volume;
+  }
+}

@@ -1,0 +1,77 @@
+// What the hub tells of each volume.
+import type { VolumeStatus } from '../control/status.ts';
+import { nowUs } from './heartbeat.ts';
+import type { Replica } from './replica.ts';
+import { isSyncing } from './replica-states.ts';
+
+export function replicaStatus(replica: Replica): VolumeStatus {
+  const { engine } = replica;
+  const now = performance.now();
+  const remaining = engine.remainingBytes;
+  const syncing = replica.isAttached && isSyncing(replica.state);
+  const rate = syncing ? replica.meter.bytesPerSecond(now) : null;
+  return {
+    name: replica.volumeName,
+    vmName: replica.vmName,
+    state: replica.state,
+    sizeBytes: replica.sizeBytes,
+    dirtyBytes: Math.min(replica.sizeBytes, remaining + replica.doubtfulBytes),
+    queuedBytes: 0,
+    sequence: Math.max(replica.receivedSequence, replica.ackedSequence),
+    ackedSequence: replica.ackedSequence,
+    lagMs: lagMs(replica),
+    syncPercent: syncPercent(replica, syncing),
+    syncDoneBytes: engine.totalBytes - remaining,
+    syncTotalBytes: engine.totalBytes,
+    syncBytesPerSecond: rate === null ? null : Math.round(rate),
+    syncTimeLeftMs: syncing ? roundOrNull(replica.meter.timeLeftMs(remaining, now)) : null,
+    lastError: replica.lastError,
+  };
+}
+
+/** A volume that the hub does not replicate, and why. */
+export function refusedStatus(
+  volumeName: string,
+  vmName: string,
+  sizeBytes: number,
+  reason: string,
+): VolumeStatus {
+  return {
+    name: volumeName,
+    vmName,
+    state: 'failed',
+    sizeBytes,
+    dirtyBytes: sizeBytes,
+    queuedBytes: 0,
+    sequence: 0,
+    ackedSequence: 0,
+    lagMs: null,
+    syncPercent: null,
+    syncDoneBytes: 0,
+    syncTotalBytes: 0,
+    syncBytesPerSecond: null,
+    syncTimeLeftMs: null,
+    lastError: reason,
+  };
+}
+
+function lagMs(replica: Replica): number | null {
+  const offsetUs = replica.link?.clockOffsetUs ?? null;
+  if (offsetUs === null || replica.state !== 'protected') return null;
+  const oldestUs = replica.oldestPendingUs;
+  if (oldestUs === 0) return 0;
+  return Math.max(0, Math.round((nowUs() + offsetUs - oldestUs) / 1000));
+}
+
+function syncPercent(replica: Replica, syncing: boolean): number | null {
+  const { totalBytes, remainingBytes } = replica.engine;
+  if (!syncing && !replica.wasProtected && totalBytes === 0) return null;
+  if (totalBytes === 0) return 100;
+  // Only what is all there is a hundred per cent.
+  const percent = ((totalBytes - remainingBytes) / totalBytes) * 100;
+  return remainingBytes === 0 ? 100 : Math.min(99.9, Math.floor(percent * 10) / 10);
+}
+
+function roundOrNull(value: number | null): number | null {
+  return value === null ? null : Math.round(value);
+}

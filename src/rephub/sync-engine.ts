@@ -1,0 +1,216 @@
+// What of a volume still has to be read from the agent, and what of each answer still counts. Pure: no sockets, no
+// timers, no store. It must never take a range for read whose bytes may be older than the stream's position.
+//
+// The rule that makes one pass enough: every change of the stream is stored in order, always, and supersedes its
+// sectors in the reads that are on their way; an answer sets only the sectors that nothing superseded. What an answer
+// holds may be newer than the stream's position, up to its as-of sequence: once the stream has got there, all is one.
+import { assert } from '../base/assert.ts';
+import { Bitmap } from '../base/bitmap.ts';
+import { DIRTY_GRANULARITY_BYTES, KiB, SECTOR_BYTES } from '../base/limits.ts';
+import { SyncRead } from './sync-read.ts';
+
+export interface SyncTuning {
+  /** Bytes that one bit stands for. */
+  readonly chunkBytes: number;
+  /** Largest read, bytes; whole chunks. */
+  readonly maxReadBytes: number;
+  /** Most reads on their way. */
+  readonly maxReads: number;
+}
+
+export const DEFAULT_SYNC_TUNING: SyncTuning = {
+  chunkBytes: DIRTY_GRANULARITY_BYTES,
+  maxReadBytes: 256 * KiB,
+  maxReads: 8,
+};
+
+export class SyncEngine {
+  readonly sizeBytes: number;
+  readonly #tuning: SyncTuning;
+  readonly #chunks: number;
+  /** Chunks to ask for. A chunk is in one of pending, deferred, a read on its way, or in step with the stream. */
+  readonly #pending: Bitmap;
+  /** Chunks that the agent could not read: asked for again only after `retryDeferred`. */
+  readonly #deferred: Bitmap;
+  /** Chunks of a read that failed: asked for one by one, to find the bad one. */
+  readonly #careful: Bitmap;
+  #reads: SyncRead[] = [];
+  #cursor = 0;
+  #targetSequence = 0;
+  #totalBytes = 0;
+
+  /** @param sizeBytes of the volume, whole sectors */
+  constructor(sizeBytes: number, tuning: SyncTuning = DEFAULT_SYNC_TUNING) {
+    assert(
+      tuning.chunkBytes % SECTOR_BYTES === 0 && tuning.maxReadBytes % tuning.chunkBytes === 0,
+      'chunks are whole sectors, reads are whole chunks',
+    );
+    this.sizeBytes = sizeBytes;
+    this.#tuning = tuning;
+    this.#chunks = Math.ceil(sizeBytes / tuning.chunkBytes);
+    this.#pending = new Bitmap(this.#chunks);
+    this.#deferred = new Bitmap(this.#chunks);
+    this.#careful = new Bitmap(this.#chunks);
+  }
+
+  /** Nothing is left to read and no read is on its way. */
+  get isComplete(): boolean {
+    return this.#pending.count === 0 && this.#reads.length === 0 && this.#deferred.count === 0;
+  }
+
+  /** Nothing is left but what the agent could not read. */
+  get isStuck(): boolean {
+    return this.#pending.count === 0 && this.#reads.length === 0 && this.#deferred.count > 0;
+  }
+
+  /** The stream must have come this far before what was read is consistent. */
+  get targetSequence(): number {
+    return this.#targetSequence;
+  }
+
+  /** Bytes that this round set out to read. */
+  get totalBytes(): number {
+    return this.#totalBytes;
+  }
+
+  /** Bytes that are not in step with the stream, reads on their way included. */
+  get remainingBytes(): number {
+    let bytes = this.#bytesOf(this.#pending) + this.#bytesOf(this.#deferred);
+    for (const read of this.#reads) bytes += read.length;
+    return bytes;
+  }
+
+  /** The first offset that the agent could not read, or -1. */
+  get firstDeferredOffset(): number {
+    const chunk = this.#deferred.nextSet(0);
+    return chunk === -1 ? -1 : chunk * this.#tuning.chunkBytes;
+  }
+
+  /** Counts progress anew: what is to be read from here on is a round of its own. */
+  beginRound(): void {
+    this.#totalBytes = this.remainingBytes;
+  }
+
+  /** Everything has to be read, from a stream that has nothing to do with an earlier one. */
+  restart(): void {
+    this.dropReads();
+    this.markUnread(0, this.sizeBytes);
+    this.#targetSequence = 0;
+    this.#cursor = 0;
+    this.beginRound();
+  }
+
+  /** The range has to be read (again), widened to whole chunks; what is on its way for it doesn't count. */
+  markUnread(offset: number, length: number): void {
+    if (length === 0) return;
+    const first = Math.floor(offset / this.#tuning.chunkBytes);
+    const end = Math.ceil((offset + length) / this.#tuning.chunkBytes);
+    const before = this.remainingBytes;
+    this.#deferred.clear(first, end);
+    this.#pending.set(first, end);
+    this.#totalBytes += Math.max(0, this.remainingBytes - before);
+    const from = first * this.#tuning.chunkBytes;
+    const to = Math.min(end * this.#tuning.chunkBytes, this.sizeBytes);
+    for (const read of this.#reads) read.supersede(from, to - from);
+  }
+
+  /** The stream changed the range, and the change is stored before the answer of any read on its way. */
+  mutated(offset: number, length: number): void {
+    for (let i = 0; i < this.#reads.length; i += 1) this.#reads[i]!.supersede(offset, length);
+    if (this.#pending.count > 0 || this.#deferred.count > 0) this.#forgetCovered(offset, length);
+  }
+
+  /** Takes the next range to ask for, or undefined: nothing to read at present, or enough on its way. */
+  takeRead(): SyncRead | undefined {
+    if (this.#reads.length >= this.#tuning.maxReads || this.#pending.count === 0) return undefined;
+    let first = this.#pending.nextSet(this.#cursor);
+    if (first === -1) first = this.#pending.nextSet(0);
+    const most = this.#careful.test(first) ? 1 : this.#tuning.maxReadBytes / this.#tuning.chunkBytes;
+    let end = first + 1;
+    while (end < first + most && this.#pending.test(end) && !this.#careful.test(end)) end += 1;
+    this.#pending.clear(first, end);
+    this.#cursor = end < this.#chunks ? end : 0;
+    const offset = first * this.#tuning.chunkBytes;
+    const read = new SyncRead(offset, Math.min(end * this.#tuning.chunkBytes, this.sizeBytes) - offset);
+    this.#reads.push(read);
+    return read;
+  }
+
+  /**
+   * The answer of `read` has come; the caller stores its fresh runs now, before any later change of the stream.
+   * @param asOf the newest sequence that the data may contain
+   */
+  finishRead(read: SyncRead, asOf: number): void {
+    this.#leave(read);
+    this.#targetSequence = Math.max(this.#targetSequence, asOf);
+    this.#careful.clear(...this.#chunksOf(read));
+  }
+
+  /** The agent could not read it: asked for again chunk by chunk, and a single chunk only after `retryDeferred`. */
+  failRead(read: SyncRead): void {
+    this.#leave(read);
+    const [first, end] = this.#chunksOf(read);
+    const single = end - first === 1;
+    for (let chunk = first; chunk < end; chunk += 1) {
+      this.#careful.set(chunk);
+      // What became unread again meanwhile is pending already.
+      if (this.#pending.test(chunk)) continue;
+      if (single) this.#deferred.set(chunk);
+      else this.#pending.set(chunk);
+    }
+  }
+
+  /** What the agent could not read is asked for again. */
+  retryDeferred(): void {
+    this.#pending.union(this.#deferred);
+    this.#deferred.clearAll();
+  }
+
+  /** The reads on their way will not be answered, or their answers not stored: all of it is to be read again. */
+  dropReads(): void {
+    const reads = this.#reads;
+    this.#reads = [];
+    for (const read of reads) {
+      read.drop();
+      this.#pending.set(...this.#chunksOf(read));
+    }
+    this.retryDeferred();
+    this.#careful.clearAll();
+  }
+
+  /** Whether any of the range is not in step with the stream. */
+  isUnread(offset: number, length: number): boolean {
+    const first = Math.floor(offset / this.#tuning.chunkBytes);
+    const end = Math.ceil((offset + length) / this.#tuning.chunkBytes);
+    if (this.#pending.testAny(first, end) || this.#deferred.testAny(first, end)) return true;
+    return this.#reads.some((read) => read.offset < offset + length && offset < read.offset + read.length);
+  }
+
+  /** A change that covers a whole chunk brings all of it: there is nothing left to read there. */
+  #forgetCovered(offset: number, length: number): void {
+    const chunkBytes = this.#tuning.chunkBytes;
+    const first = Math.ceil(offset / chunkBytes);
+    const last = offset + length;
+    const end = last === this.sizeBytes ? this.#chunks : Math.floor(last / chunkBytes);
+    if (first >= end) return;
+    this.#pending.clear(first, end);
+    this.#deferred.clear(first, end);
+  }
+
+  #leave(read: SyncRead): void {
+    const at = this.#reads.indexOf(read);
+    assert(at !== -1, 'a read was answered that is not on its way');
+    this.#reads.splice(at, 1);
+  }
+
+  #chunksOf(read: SyncRead): [number, number] {
+    const { chunkBytes } = this.#tuning;
+    return [read.offset / chunkBytes, Math.ceil((read.offset + read.length) / chunkBytes)];
+  }
+
+  #bytesOf(chunks: Bitmap): number {
+    const last = this.#chunks - 1;
+    const cut = chunks.test(last) ? this.#chunks * this.#tuning.chunkBytes - this.sizeBytes : 0;
+    return chunks.count * this.#tuning.chunkBytes - cut;
+  }
+}
