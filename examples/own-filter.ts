@@ -1,10 +1,7 @@
 // A filter of one's own: keeps the first bytes of a disk, its boot loader and partition table, from being changed.
 //   repagent serve disk.img --filter ./own-filter.js,size=1M
-// In a project of your own all of these names come from one place: import { ... } from 'repagent';
-import { BlockError } from '../src/base/errors.ts';
-import type { MaybePromise } from '../src/base/maybe.ts';
-import { AroundFilter, type Call } from '../src/filter/around-filter.ts';
-import { defineFilter } from '../src/filter/define-filter.ts';
+// In a project of your own, import from 'repagent'.
+import { AroundFilter, BlockError, type Call, defineFilter, type MaybePromise } from '../src/index.ts';
 
 class BootProtection extends AroundFilter {
   protectedBytes = 0;
