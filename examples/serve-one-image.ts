@@ -1,8 +1,6 @@
-// Serves one disk image over NBD, from a program of one's own. Then connect any NBD client:
-//
+// Serves one disk image over NBD from a program of one's own. Any NBD client can then use it:
 //   qemu-img info nbd:localhost:10809
 //   qemu-system-x86_64 ... -drive file=nbd:localhost:10809,format=raw,if=virtio
-//
 // In a project of your own, import from 'repagent'.
 import {
   buildChain,
@@ -15,21 +13,23 @@ import {
   startNbdServer,
 } from '../src/index.ts';
 
+export interface Serving {
+  readonly port: number;
+  /** Answers what is in flight, flushes, and lets go of the image. */
+  close(): Promise<void>;
+}
+
 /**
- * @param path a raw image, or nbd://... for a disk that another server holds
- * @param port 0 takes any
- * @returns the port, and close(), which answers what is in flight, flushes and lets go of the image
+ * @param source a raw image's path, or nbd://HOST/NAME for a disk that another server holds
+ * @param port 0 takes any that is free
  */
-export async function serveOneImage(
-  path: string,
-  port = 10809,
-): Promise<{ port: number; close(): Promise<void> }> {
+export async function serveOneImage(source: string, port: number): Promise<Serving> {
+  const logger = createLogger('warn', 'serve-one-image');
+  // What was started is stopped in reverse order, also when a later step fails.
   const stopper = new Stopper();
   try {
-    const logger = createLogger('warn', 'serve-one-image');
-    const image = await openImage({ source: path, logger });
-
-    // Every request passes the filters on its way down, the outermost first; the chain closes the image with itself.
+    // A request passes the filters, the outermost first, on its way to the image, which the chain closes with itself.
+    const image = await openImage({ source, logger });
     const context = createFilterContext({ logger, exportName: 'disk' });
     const stats = filterLink(await parseFilterSpec('stats'), context);
     const device = await buildChain(image, [stats], context);
@@ -43,7 +43,7 @@ export async function serveOneImage(
     stopper.add('server', () => server.close());
 
     const [address] = server.addresses;
-    return { port: address?.kind === 'tcp' ? address.port : 0, close: () => stopper.close() };
+    return { port: address?.kind === 'tcp' ? address.port : port, close: () => stopper.close() };
   } catch (error) {
     await stopper.close();
     throw error;

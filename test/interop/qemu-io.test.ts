@@ -6,10 +6,10 @@ import { type Rig, startRig } from '../support/rig.ts';
 
 const VOLUMES = [{ name: 'a', sizeBytes: 64 * MiB }];
 
-/** Runs the commands in one qemu-io on the export; cache modes as QEMU's -t. */
+/** Runs the commands in one qemu-io on the export. A later -t takes the place of writeback, QEMU's own default. */
 function qemuIo(rig: Rig, commands: readonly string[], options: readonly string[] = []): Promise<PeerResult> {
   const args = commands.flatMap((command) => ['-c', command]);
-  return runPeer('qemu-io', ['-f', 'raw', ...options, ...args, rig.uri('a')]);
+  return runPeer('qemu-io', ['-f', 'raw', '-t', 'writeback', ...options, ...args, rig.uri('a')]);
 }
 
 async function qemuIoOk(

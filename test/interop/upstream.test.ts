@@ -1,5 +1,5 @@
 // Another NBD server as the disk: nbdkit holds the bytes, our server stands in front of it and mirrors.
-import { statSync } from 'node:fs';
+import { readFileSync, statSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { expect, it } from 'vitest';
@@ -114,6 +114,37 @@ it('makes whole blocks of what clients write, when it replicates such a server',
   const volume = { name: 'a', sizeBytes: SIZE, source: `nbd://127.0.0.1:${port}`, image };
   await using rig = await startRig({ volumes: [volume] });
   for (const name of ['read_write', 'neighbours', 'many_in_flight']) await runCheck(name, SIZE, rig.uri('a'));
+  await rig.finish();
+});
+
+it('hands every kind of request down, with its flags', async () => {
+  using scratch = makeFolder();
+  const image = join(scratch.path, 'upstream.img');
+  const log = join(scratch.path, 'log');
+  makeImage(image, SIZE, []);
+  const port = await freePort();
+  await using _nbdkit = await startNbdkit(port, ['--filter=log', 'file', image, `logfile=${log}`]);
+  const volume = { name: 'a', sizeBytes: SIZE, source: `nbd://127.0.0.1:${port}`, image };
+  await using rig = await startRig({ volumes: [volume] });
+  await rig.settle();
+
+  /** What nbdkit saw while one qemu-io command ran, each request as it logs them. */
+  const seen = async (command: string): Promise<string[]> => {
+    const before = readFileSync(log, 'utf8').length;
+    await runPeerOk('qemu-io', ['-f', 'raw', '-t', 'writeback', '-d', 'unmap', '-c', command, rig.uri('a')]);
+    const lines = readFileSync(log, 'utf8').slice(before).split('\n');
+    return lines.filter((line) => / (Write|Zero|Trim|Flush) id=/.test(line));
+  };
+  const fua = await seen('write -f -P 1 1M 64k');
+  expect(fua.filter((line) => /Write .*offset=0x100000 count=0x10000 fua=1/.test(line))).toHaveLength(1);
+  const plain = await seen('write -P 2 2M 64k');
+  expect(plain.filter((line) => /Write .*offset=0x200000 count=0x10000 fua=0/.test(line))).toHaveLength(1);
+  expect(plain.filter((line) => line.includes('Flush')).length, 'qemu-io flushes at its end').toBeGreaterThan(
+    0,
+  );
+  expect((await seen('discard 1M 64k')).join()).toMatch(/(Trim|Zero) .*offset=0x100000 count=0x10000/);
+  expect((await seen('write -z 2M 64k')).join()).toMatch(/Zero .*offset=0x200000 count=0x10000 trim=0/);
+  expect((await seen('write -z -u 3M 64k')).join()).toMatch(/Zero .*offset=0x300000 count=0x10000 trim=1/);
   await rig.finish();
 });
 
