@@ -88,9 +88,9 @@ export class Connection implements SocketHandler, TransmissionEvents {
   finish(lingerMs: number): void {
     if (this.#state === 'dead') return;
     this.#lingerMs = lingerMs;
-    // Again, with the new patience, when it was closing already.
+    // Again, with the new patience, when it has ended already.
     if (this.#ended) this.#startLinger();
-    this.#finish();
+    else this.#finish();
   }
 
   /** Ends at once. */
@@ -237,6 +237,7 @@ export class Connection implements SocketHandler, TransmissionEvents {
   }
 
   #finish(): void {
+    if (this.#ended) return;
     this.#state = nextState(this.#state, 'finish');
     clearTimeout(this.#deadline);
     this.#received.discard();

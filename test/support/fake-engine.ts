@@ -1,5 +1,9 @@
 // A socket engine without a socket: the test is the wire. It fills the handler's memory as a kernel would, and takes
 // what is sent when the test says so.
+import { silentLogger } from '../../src/base/log.ts';
+import type { BlockDevice } from '../../src/blockdev/block-device.ts';
+import { Connection } from '../../src/nbd/connection.ts';
+import { ExportList } from '../../src/nbd/exports.ts';
 import type { SocketEngine, SocketHandler } from '../../src/nbd/socket-engine.ts';
 
 export class FakeEngine implements SocketEngine {
@@ -72,4 +76,23 @@ export class FakeEngine implements SocketEngine {
   output(): Buffer {
     return Buffer.concat(this.#taken);
   }
+}
+
+/** A connection to a server of `device`, as export `disk`, that the test is the other end of. */
+export function openOnFakeEngine(
+  device: BlockDevice,
+  handshakeTimeoutMs = 60_000,
+): { readonly engine: FakeEngine; readonly connection: Connection } {
+  let engine: FakeEngine | undefined;
+  const connection = new Connection({
+    exports: new ExportList([{ name: 'disk', device }]),
+    logger: silentLogger,
+    handshakeTimeoutMs,
+    openEngine: (handler) => {
+      engine = new FakeEngine(handler);
+      return engine;
+    },
+    onChange: () => {},
+  });
+  return { engine: engine!, connection };
 }

@@ -3,12 +3,9 @@ import fc from 'fast-check';
 import { afterEach, describe, expect, it } from 'vitest';
 import { sharedPool } from '../../../src/base/buffer-pool.ts';
 import { KiB, MiB } from '../../../src/base/limits.ts';
-import { silentLogger } from '../../../src/base/log.ts';
-import type { BlockDevice } from '../../../src/blockdev/block-device.ts';
-import { Connection } from '../../../src/nbd/connection.ts';
-import { ExportList } from '../../../src/nbd/exports.ts';
+import { MAX_REQUESTS_PER_PASS } from '../../../src/nbd/limits.ts';
 import { NBD_CMD } from '../../../src/nbdwire/constants.ts';
-import { FakeEngine } from '../../support/fake-engine.ts';
+import { openOnFakeEngine as open } from '../../support/fake-engine.ts';
 import { clientFlagsBytes, infoData, optionBytes, requestBytes } from '../../support/raw-nbd-client.ts';
 import { JumbleDevice, RecorderDevice, SparseDevice, settled } from '../../support/test-devices.ts';
 import { waitUntil } from '../../support/wait-until.ts';
@@ -16,26 +13,6 @@ import { waitUntil } from '../../support/wait-until.ts';
 const { READ, WRITE, DISC, FLUSH, TRIM, CACHE, WRITE_ZEROES } = NBD_CMD;
 const SIZE = 4 * MiB;
 const HELLO = Buffer.concat([clientFlagsBytes(), optionBytes(3), optionBytes(7, infoData('disk', [1, 3]))]);
-
-interface Session {
-  readonly engine: FakeEngine;
-  readonly connection: Connection;
-}
-
-function open(device: BlockDevice): Session {
-  let engine: FakeEngine | undefined;
-  const connection = new Connection({
-    exports: new ExportList([{ name: 'disk', device }]),
-    logger: silentLogger,
-    handshakeTimeoutMs: 60_000,
-    openEngine: (handler) => {
-      engine = new FakeEngine(handler);
-      return engine;
-    },
-    onChange: () => {},
-  });
-  return { engine: engine!, connection };
-}
 
 /** Plays `pieces` over a fresh disk. @returns everything that can be seen of it */
 async function play(pieces: readonly Buffer[]): Promise<{ output: string; calls: string[]; ended: boolean }> {
@@ -127,6 +104,24 @@ describe('a session in pieces', () => {
     );
     engine.arrive(Buffer.concat(writes));
     expect(engine.sends).toBe(before + 1);
+    connection.destroy();
+    await settled();
+  });
+
+  it('lets others have their turn in a long burst', async () => {
+    const device = new RecorderDevice(new SparseDevice(SIZE));
+    const { engine, connection } = open(device);
+    engine.arrive(HELLO);
+    engine.take();
+    const greeted = engine.output().length;
+    engine.arrive(Buffer.concat(Array.from({ length: 2000 }, () => requestBytes({ type: FLUSH }))));
+    expect(engine.isPaused).toBe(true);
+    expect(device.calls.length).toBe(MAX_REQUESTS_PER_PASS);
+    await settled();
+    engine.take();
+    expect(engine.isPaused).toBe(false);
+    expect(device.calls.length).toBe(2000);
+    expect(engine.output().length - greeted).toBe(2000 * 16);
     connection.destroy();
     await settled();
   });

@@ -100,6 +100,17 @@ describe('the reply queue', () => {
     expect(outlet.pool.liveBytes).toBe(0);
   });
 
+  it('sends replies in the order in which they were completed', () => {
+    const outlet = new Outlet();
+    outlet.queue.openRead(512).fill(1);
+    const read = outlet.queue.detachRead();
+    outlet.queue.addHeader(0, 0, 2);
+    outlet.queue.attachRead(read, 0, 1);
+    outlet.queue.addHeader(0, 0, 3);
+    const expected = header(2) + header(1) + Buffer.alloc(512, 1).toString('hex') + header(3);
+    expect(outlet.takeAll().toString('hex')).toBe(expected);
+  });
+
   it('does not wait for the end of the pass when much is waiting', () => {
     const { queue, sends } = new Outlet();
     for (let i = 0; i < 20; i += 1) {
