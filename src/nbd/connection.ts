@@ -123,12 +123,14 @@ export class Connection implements SocketHandler, TransmissionEvents {
   }
 
   closed(error: Error | undefined): void {
+    // A client that said goodbye may go before it has read the rest.
+    const surprising = error !== undefined && this.#state !== 'closing';
     this.#state = nextState(this.#state, 'lost');
     clearTimeout(this.#deadline);
     this.#received.close();
     this.#replies.close();
     const about = { peer: this.peer, export: this.#exportName, failures: this.#failures };
-    if (error) this.#logger.info({ ...about, err: errorMessage(error) }, 'NBD connection lost');
+    if (surprising) this.#logger.info({ ...about, err: errorMessage(error) }, 'NBD connection lost');
     else this.#logger.debug(about, 'NBD connection closed');
     this.#onChange(this);
   }

@@ -53,6 +53,12 @@ function takeHandle(accepted: Socket): object | undefined {
   return handle;
 }
 
+/** A peer that is gone already has no address, but its socket still has one on our side. */
+function peerName(socket: Socket): string {
+  if (socket.localAddress === undefined) return 'unix';
+  return `${socket.remoteAddress ?? 'gone'}:${socket.remotePort ?? 0}`;
+}
+
 abstract class BaseEngine implements SocketEngine {
   readonly peer: string;
   protected readonly socket: Socket;
@@ -63,7 +69,7 @@ abstract class BaseEngine implements SocketEngine {
   constructor(socket: Socket, handler: SocketHandler) {
     this.socket = socket;
     this.handler = handler;
-    this.peer = socket.remoteAddress === undefined ? 'unix' : `${socket.remoteAddress}:${socket.remotePort}`;
+    this.peer = peerName(socket);
     this.#onSent = (error) => {
       if (!error) this.handler.sent();
     };
