@@ -255,20 +255,17 @@ describe('a raw image', () => {
     expect(io.calls).toEqual(['write', 'read', 'datasync']);
   });
 
-  it('keeps the descriptor while a read or a sync still uses it', async () => {
-    for (const start of [
-      (device: OrderedDevice) => device.read(0, Buffer.alloc(2 * MiB)),
-      (device: OrderedDevice) => device.flush(),
-    ]) {
-      const device = await open();
-      io.held = true;
-      const using = settled(() => start(device));
-      const closed = device.close();
-      expect(await isPending(closed)).toBe(true);
-      io.releaseAll();
-      expect(await using).toBe('ok');
-      await closed;
-    }
+  it('keeps the descriptor while a read still uses it', async () => {
+    const device = await open();
+    // Nothing is left to sync, so that close has nothing else to wait for.
+    await device.flush();
+    io.held = true;
+    const reading = settled(() => device.read(0, Buffer.alloc(2 * MiB)));
+    const closed = device.close();
+    expect(await isPending(closed)).toBe(true);
+    io.releaseAll();
+    expect(await reading).toBe('ok');
+    await closed;
   });
 
   it('opens read-only what is not writable, and never syncs it', async () => {
