@@ -1,6 +1,5 @@
 // Makes what was stored durable for many changes with few syncs: one commit at a time; the next begins when it has
 // ended and more was stored. It must never report a commit as covering what came after it began.
-import { performance } from 'node:perf_hooks';
 
 export interface CommitSteps {
   /** Whether what was stored so far is a whole: nothing is being stored at this moment. */

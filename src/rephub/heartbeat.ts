@@ -1,5 +1,4 @@
 // Notices that a connection is dead though nobody said so, and estimates how far the agent's clock is off.
-import { performance } from 'node:perf_hooks';
 
 export interface HeartbeatOptions {
   readonly intervalMs: number;

@@ -40,10 +40,11 @@ export class ImageStore implements ReplicaStore {
   /** The disk is slow at present: what doesn't overlap goes on together. Nothing is answered before all of it ended. */
   async #appendRest(batch: readonly Mutation[], at: number, first: Promise<void>): Promise<void> {
     const lock = new RangeLock();
-    const running: Array<MaybePromise<void>> = [];
+    const running: Array<Promise<void>> = [];
     const start = (mutation: Mutation, run: () => MaybePromise<void>): void => {
       const { offset, length } = mutationRange(mutation);
-      running.push(lock.run(offset, length, run));
+      const result = lock.run(offset, length, run);
+      if (result) running.push(result);
     };
     start(batch[at]!, () => first);
     let thrown: { readonly error: unknown } | undefined;

@@ -23,7 +23,8 @@ import type { DiskRange, ProtectedWrite, RepMessage, ReportedVolume } from './me
 
 const AT = FRAME_PARAMS_OFFSET;
 const NAME_FIELD_BYTES = MAX_NAME_BYTES + 1;
-const strictUtf8 = new TextDecoder('utf-8', { fatal: true });
+// A byte order mark is part of a name: two names must never become one.
+const strictUtf8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
 
 /**
  * Decodes one whole frame.

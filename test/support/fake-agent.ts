@@ -117,8 +117,9 @@ export class FakeAgent {
   }
 
   /** Dials and reports; the rest of the handshake goes by itself. */
-  async connect(port: number): Promise<FakePeer> {
+  async connect(port: number, cutAfterBytes = Number.POSITIVE_INFINITY): Promise<FakePeer> {
     const peer = await FakePeer.connect(port);
+    peer.cutAfterBytes = cutAfterBytes;
     this.peer = peer;
     this.errorsSinceConnect = 0;
     peer.onMessage = (message) => {
