@@ -52,7 +52,6 @@ export function serveExport(spec: ExportSpec): ServedExport {
   const { device } = spec;
   const { limits, sizeBytes } = device;
   const readOnly = limits.readOnly || spec.readOnly === true;
-  const maxPayloadBytes = Math.min(MAX_PAYLOAD_BYTES, limits.maxRequestBytes);
   return {
     name: spec.name,
     description: spec.description,
@@ -60,9 +59,15 @@ export function serveExport(spec: ExportSpec): ServedExport {
     transmissionFlags: readOnly ? WRITABLE_FLAGS | NBD_FLAG_READ_ONLY : WRITABLE_FLAGS,
     minBlockBytes: limits.minBlockBytes,
     preferredBlockBytes: Math.max(MIN_PREFERRED_BYTES, limits.minBlockBytes, limits.preferredBlockBytes),
-    maxPayloadBytes: Math.min(MAX_REQUEST_BYTES, maxPayloadBytes),
+    maxPayloadBytes: Math.min(MAX_REQUEST_BYTES, limits.maxRequestBytes),
     device,
-    rules: { sizeBytes, readOnly, minBlockBytes: limits.minBlockBytes, maxPayloadBytes },
+    rules: {
+      sizeBytes,
+      readOnly,
+      minBlockBytes: limits.minBlockBytes,
+      // Not what is advertised: a larger request that comes all the same is carried out in pieces.
+      maxPayloadBytes: MAX_PAYLOAD_BYTES,
+    },
   };
 }
 

@@ -7,6 +7,7 @@ import type { BlockDevice } from '../blockdev/block-device.ts';
 import { NBD_CMD, NBD_CMD_FLAG_FUA, NBD_CMD_FLAG_NO_HOLE, NBD_ERROR } from '../nbdwire/constants.ts';
 import type { RequestHeader } from '../nbdwire/request.ts';
 import { nbdErrorOf } from './error-map.ts';
+import { readInPieces, writeInPieces } from './large-requests.ts';
 import type { DetachedRead, ReplyQueue } from './reply-queue.ts';
 
 export interface TransmissionEvents {
@@ -18,6 +19,7 @@ export interface TransmissionEvents {
 
 export class Transmission {
   readonly #device: BlockDevice;
+  readonly #maxRequestBytes: number;
   readonly #replies: ReplyQueue;
   readonly #events: TransmissionEvents;
   readonly #freeRecords: InFlight[] = [];
@@ -26,6 +28,7 @@ export class Transmission {
 
   constructor(device: BlockDevice, replies: ReplyQueue, events: TransmissionEvents) {
     this.#device = device;
+    this.#maxRequestBytes = device.limits.maxRequestBytes;
     this.#replies = replies;
     this.#events = events;
   }
@@ -61,7 +64,7 @@ export class Transmission {
   write(request: RequestHeader, data: Buffer, slab: Slab): void {
     let result: MaybePromise<void>;
     try {
-      result = data.length === 0 ? undefined : this.#device.write(request.offset, data, isFua(request));
+      result = this.#writeData(request.offset, data, isFua(request));
     } catch (error) {
       this.#fail(request, error);
       return;
@@ -79,7 +82,7 @@ export class Transmission {
     const target = this.#replies.openRead(length);
     let result: MaybePromise<void>;
     try {
-      result = length === 0 ? undefined : this.#device.read(request.offset, target);
+      result = this.#readData(request.offset, target);
     } catch (error) {
       this.#replies.dropRead();
       this.#fail(request, error);
@@ -90,6 +93,18 @@ export class Transmission {
     } else {
       this.#replies.commitRead(request.cookieHigh, request.cookieLow);
     }
+  }
+
+  #writeData(offset: number, data: Buffer, fua: boolean): MaybePromise<void> {
+    if (data.length === 0) return undefined;
+    if (data.length > this.#maxRequestBytes) return writeInPieces(this.#device, offset, data, fua);
+    return this.#device.write(offset, data, fua);
+  }
+
+  #readData(offset: number, target: Buffer): MaybePromise<void> {
+    if (target.length === 0) return undefined;
+    if (target.length > this.#maxRequestBytes) return readInPieces(this.#device, offset, target);
+    return this.#device.read(offset, target);
   }
 
   #call(request: RequestHeader): MaybePromise<void> {

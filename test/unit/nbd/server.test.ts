@@ -2,6 +2,7 @@
 import { afterEach, describe, expect, it } from 'vitest';
 import { BlockError } from '../../../src/base/errors.ts';
 import { GiB, KiB, MiB } from '../../../src/base/limits.ts';
+import { MemoryDevice } from '../../../src/blockdev/memory-device.ts';
 import { MAX_SKIPPED_PAYLOAD_BYTES } from '../../../src/nbd/limits.ts';
 import { NBD_CMD, NBD_ERROR } from '../../../src/nbdwire/constants.ts';
 import { NbdRig, type NbdRigOptions } from '../../support/nbd-rig.ts';
@@ -9,6 +10,7 @@ import { exportFacts, infoData, requestBytes } from '../../support/raw-nbd-clien
 import {
   FaultDevice,
   HeldDevice,
+  JumbleDevice,
   PatternDevice,
   patternBytes,
   RecorderDevice,
@@ -151,6 +153,34 @@ describe('commands', () => {
     }
   });
 
+  it.each([false, true])(
+    'larger than the device takes are carried out in pieces (slow: %s)',
+    async (slow) => {
+      const recorder = new RecorderDevice(new PatternDevice(8 * MiB, { maxRequestBytes: 1 * MiB }));
+      await serve(slow ? new JumbleDevice(recorder, 1) : recorder);
+      const client = await rig.open();
+      const length = 3 * MiB - 512;
+      const { data } = await client.request({ type: READ, offset: 512, length });
+      expect(data.equals(patternBytes(512, length))).toBe(true);
+      const pieces = [512, 1 * MiB + 512, 2 * MiB + 512].map(
+        (at) => `${at}+${Math.min(1 * MiB, length + 512 - at)}`,
+      );
+      expect(recorder.take()).toEqual(pieces.map((piece) => `read ${piece}`));
+      const written = Buffer.from(data).reverse();
+      expect((await client.request({ type: WRITE, flags: FUA, offset: 512, data: written })).error).toBe(OK);
+      expect(recorder.take()).toEqual(pieces.map((piece) => `write ${piece} fua`));
+      expect((await client.request({ type: READ, offset: 512, length })).data.equals(written)).toBe(true);
+    },
+  );
+
+  it('of 64 MiB are accepted, though 32 MiB are advertised', async () => {
+    await serve(new MemoryDevice({ sizeBytes: 128 * MiB }));
+    const client = await rig.open();
+    const data = Buffer.alloc(64 * MiB, 0x5a);
+    expect((await client.request({ type: WRITE, data })).error).toBe(OK);
+    expect((await client.request({ type: READ, length: 64 * MiB })).data.equals(data)).toBe(true);
+  });
+
   it('sent in one burst are all answered, in order when the device is synchronous', async () => {
     const device = await serveRecorder(1 * GiB);
     const client = await rig.open();
@@ -186,7 +216,7 @@ describe('errors', () => {
     expect((await client.request({ type: FLUSH, length: 512 })).error).toBe(EINVAL);
     expect((await client.request({ type: BLOCK_STATUS, length: 512 })).error).toBe(EINVAL);
     expect((await client.request({ type: 77, length: 512 })).error).toBe(EINVAL);
-    expect((await client.request({ type: READ, length: 33 * MiB })).error).toBe(EINVAL);
+    expect((await client.request({ type: READ, length: 64 * MiB + 1 })).error).toBe(EINVAL);
     expect(device.take()).toEqual([]);
     expect((await client.request({ type: READ, length: 512 })).error).toBe(OK);
   });
@@ -238,6 +268,17 @@ describe('errors', () => {
     expect(rig.problems()).toHaveLength(1);
   });
 
+  it.each([false, true])('of one piece are those of the whole request (rejected: %s)', async (rejects) => {
+    const recorder = new RecorderDevice(new SparseDevice(8 * MiB, { maxRequestBytes: 1 * MiB }));
+    const device = new FaultDevice(recorder);
+    await serve(device);
+    const client = await rig.open();
+    device.fail({ from: 1 * MiB, to: 2 * MiB, error: new BlockError('ENOSPC', 'x'), rejects });
+    expect((await client.request({ type: WRITE, data: Buffer.alloc(3 * MiB) })).error).toBe(ENOSPC);
+    expect((await client.request({ type: READ, length: 3 * MiB })).error).toBe(ENOSPC);
+    expect(recorder.take()).toEqual([`write 0+${1 * MiB}`, `read 0+${1 * MiB}`]);
+  });
+
   it('of a large READ that fails later leave no trace of it', async () => {
     const device = new FaultDevice(new SparseDevice(64 * MiB));
     await serve(device);
@@ -262,7 +303,7 @@ describe('a WRITE that is refused', () => {
         data: Buffer.alloc(length, '%'),
       });
       client.send(request, requestBytes({ type: FLUSH, cookie: 10n }));
-      const expected = length > 32 * MiB ? EINVAL : ENOSPC;
+      const expected = length > 64 * MiB ? EINVAL : ENOSPC;
       expect(await client.readReply()).toEqual({ error: expected, cookie: 9n });
       expect(await client.readReply()).toEqual({ error: OK, cookie: 10n });
     }
