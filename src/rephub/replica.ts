@@ -159,6 +159,7 @@ export class Replica {
   /** The volume can't be replicated, for a reason that `prepare` doesn't know of. */
   refuse(reason: string): void {
     assert(!this.#link, 'a replica at work is not refused');
+    this.#ending = false;
     this.#enter('storeFailed', reason);
   }
 
@@ -169,6 +170,10 @@ export class Replica {
   attach(link: ReplicaLink, vmName: string): number | null {
     assert(!this.#link && this.#lane?.isOpen, 'attach needs an open replica without a connection');
     const resumes = link.agent !== null && sameAgent(link.agent, this.#agent);
+    // The commit that the last agent's goodbye waits for is still under way: the goodbye comes to nothing.
+    if (this.#ending) this.#enter('linkLost');
+    // That commit settles and acknowledges nothing of what comes now.
+    this.#cover = undefined;
     this.#link = link;
     this.#agent = link.agent;
     this.#awaitingDirty = link.agent !== null;
@@ -185,8 +190,6 @@ export class Replica {
       this.#ackedSequence = 0;
       this.#oldestUs = 0;
       this.#committingUs = 0;
-      // A commit under way covers nothing of the new stream.
-      this.#cover = undefined;
       this.#enter('startFull', null);
     }
     this.#react();
@@ -345,6 +348,7 @@ export class Replica {
       const store = await this.#options.openStore(sizeBytes);
       this.#opened(store, sizeBytes);
     } catch (error) {
+      this.#ending = false;
       this.#enter('storeFailed', errorMessage(error));
       throw error;
     }
@@ -404,6 +408,8 @@ export class Replica {
     } else if (!this.#engine.isComplete) {
       this.#engine.beginRound();
       this.meter.start(performance.now());
+      // A commit under way was to settle the round before.
+      if (this.#cover) this.#cover = { sequence: this.#cover.sequence, settles: false };
       this.#enter('moreToRead');
       this.#readOn();
     }
