@@ -7,7 +7,6 @@ import type { Mutation } from '../../src/blockdev/mutation.ts';
 import { freshSeed, seededRandom } from '../../src/filter/random.ts';
 import { pattern } from '../support/disk-model.ts';
 import { World, type WorldVolume } from '../support/replication-world.ts';
-import { waitUntil } from '../support/wait-until.ts';
 
 const KIB = 1024;
 const STEPS = 160;
@@ -42,6 +41,34 @@ class Run {
     if (this.int(3) === 0) await this.world.turns(this.int(4));
   }
 
+  /** More than a turn of the event loop sends, so that answers to the hub overtake what the stream still has. */
+  async burst(): Promise<void> {
+    const volume = this.volume();
+    const { sizeBytes } = volume.disk;
+    const length = Math.min(sizeBytes, 96 * KIB);
+    for (let left = 2 + this.int(12); left > 0; left -= 1) {
+      // A change that fails is read by the hub, while the others are on their way.
+      if (this.int(3) === 0) volume.disk.failNext = 1;
+      const offset = 512 * this.int((sizeBytes - length) / 512 + 1);
+      this.world.change(volume, {
+        kind: 'write',
+        offset,
+        data: pattern(length, 1 + this.int(1e9)),
+        fua: false,
+      });
+      if (this.int(3) === 0) await this.world.turns(1);
+    }
+  }
+
+  /** Lets time pass, and looks at the rules meanwhile. */
+  async wait(ms: number, until: () => boolean = () => false): Promise<void> {
+    const endsAt = performance.now() + ms;
+    while (performance.now() < endsAt && !until()) {
+      this.world.check();
+      await this.world.turns(1 + this.int(3));
+    }
+  }
+
   #mutation(volume: WorldVolume): Mutation {
     const sectors = volume.disk.sizeBytes / 512;
     // Most of what guests do overlaps.
@@ -62,16 +89,23 @@ class Run {
   }
 }
 
+function slowStore(run: Run, volume: WorldVolume): void {
+  const image = run.world.image(volume);
+  image.isSlow = run.int(2) === 0;
+  const waitMs = run.int(3) * 10;
+  image.commitGate = waitMs === 0 ? undefined : () => new Promise((resolve) => setTimeout(resolve, waitMs));
+}
+
 const STEP = {
   guests: (run: Run) => run.guests(),
   turns: (run: Run) => run.world.turns(1 + run.int(12)),
-  pause: (run: Run) => new Promise<void>((resolve) => setTimeout(resolve, run.int(12))),
+  burst: (run: Run) => run.burst(),
+  pause: (run: Run) => run.wait(run.int(12)),
   calm: async (run: Run) => {
     await run.world.guestsAnswered();
-    await waitUntil(() => run.world.volumes.every((one) => run.world.hubStatus(one)?.state === 'protected'), {
-      timeoutMs: 60,
-      intervalMs: 2,
-    }).catch(() => undefined);
+    await run.wait(60, () =>
+      run.world.volumes.every((one) => run.world.hubStatus(one)?.state === 'protected'),
+    );
   },
   cut: (run: Run) => run.world.proxy.cut(),
   cutAfter: (run: Run) => run.world.proxy.cutAfter(run.int(30_000), run.int(3) === 0 ? 'down' : 'up'),
@@ -85,6 +119,17 @@ const STEP = {
   goOn: (run: Run) => run.world.proxy.goOn(),
   delay: (run: Run) => {
     run.world.proxy.delayMs = run.int(2) * 3;
+    run.world.proxy.pieceBytes = Number.POSITIVE_INFINITY;
+  },
+  narrow: async (run: Run) => {
+    const { proxy } = run.world;
+    proxy.delayMs = 1;
+    proxy.pieceBytes = 16 * KIB;
+    for (let left = 1 + run.int(3); left > 0; left -= 1) {
+      await run.burst();
+      await run.wait(run.int(40));
+    }
+    proxy.delayMs = 0;
   },
   goSilent: (run: Run) => run.world.proxy.goSilent(),
   refuse: (run: Run) => {
@@ -117,16 +162,12 @@ const STEP = {
     else if (kind === 1) image.commitFaults.push('EIO');
     else image.openFaults.push('EIO');
   },
-  slowStore: (run: Run) => {
-    const image = run.world.image(run.volume());
-    image.isSlow = run.int(2) === 0;
-    const waitMs = run.int(3) * 20;
-    image.commitGate = waitMs === 0 ? undefined : () => new Promise((resolve) => setTimeout(resolve, waitMs));
-  },
+  slowStore: (run: Run) => slowStore(run, run.volume()),
 } satisfies Record<string, (run: Run) => Promise<void> | void>;
 
 const WEIGHTS: Record<keyof typeof STEP, number> = {
   guests: 40,
+  burst: 3,
   turns: 14,
   pause: 12,
   calm: 8,
@@ -136,6 +177,7 @@ const WEIGHTS: Record<keyof typeof STEP, number> = {
   stall: 2,
   goOn: 5,
   delay: 2,
+  narrow: 2,
   goSilent: 1,
   refuse: 2,
   restartHub: 1,
@@ -155,7 +197,7 @@ const looks = { prefix: 0, acks: 0, silent: 0, overflows: 0 };
 async function live(seed: number): Promise<void> {
   const random = seededRandom(seed);
   const int = (max: number): number => Math.floor(random() * max);
-  const sizes: Record<string, number> = { a: 256 * KIB + 512 * int(3) };
+  const sizes: Record<string, number> = { a: (int(2) === 0 ? 192 : 640) * KIB + 512 * int(3) };
   if (int(3) === 0) sizes.b = 96 * KIB;
   const world = await World.create({
     sizes,
@@ -163,6 +205,7 @@ async function live(seed: number): Promise<void> {
     queueBytes: QUEUES[int(QUEUES.length)]!,
   });
   const run = new Run(world, random);
+  for (const volume of world.volumes) if (int(2) === 0) slowStore(run, volume);
   try {
     for (let step = 0; step < STEPS; step += 1) await run.step();
     await world.heal();

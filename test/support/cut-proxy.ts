@@ -68,9 +68,9 @@ class ProxiedLink {
         return;
       }
       // What is late must not be overtaken by what comes after it.
-      const mine: Promise<void> = Promise.all([last, sleep(delayMs)]).then(() => {
+      const before = last;
+      const mine: Promise<void> = this.#passSlowly(direction, from, to, chunk, before).finally(() => {
         if (last === mine) last = undefined;
-        this.#pass(direction, from, to, chunk);
       });
       last = mine;
     });
@@ -85,6 +85,23 @@ class ProxiedLink {
     to.on('drain', () => {
       if (!this.#proxy.isStalled) from.resume();
     });
+  }
+
+  async #passSlowly(
+    direction: Direction,
+    from: Socket,
+    to: Socket,
+    chunk: Buffer,
+    before: Promise<void> | undefined,
+  ): Promise<void> {
+    await before;
+    for (let at = 0; at < chunk.length; ) {
+      const { delayMs, pieceBytes } = this.#proxy;
+      if (delayMs > 0) await sleep(delayMs);
+      const end = delayMs > 0 ? Math.min(chunk.length, at + pieceBytes) : chunk.length;
+      this.#pass(direction, from, to, chunk.subarray(at, end));
+      at = end;
+    }
   }
 
   #pass(direction: Direction, from: Socket, to: Socket, chunk: Buffer): void {
@@ -108,8 +125,9 @@ export class CutProxy {
   targetPort: number;
   /** New connections end at once. */
   refuses = false;
-  /** Each piece waits so long before it is passed on, ms. */
+  /** Each piece waits so long before it is passed on, ms; with a size of pieces it is a narrow line. */
   delayMs = 0;
+  pieceBytes = Number.POSITIVE_INFINITY;
   #stalled = false;
   #accepted = 0;
 

@@ -1,10 +1,12 @@
 // A disk of memory that keeps the history of its changes together with the stream's position after each, so that a test
 // can say what the disk held at any position. It may answer late and out of order, and fail halfway on demand.
+import { setTimeout as sleep, setImmediate as turn } from 'node:timers/promises';
 import { BlockError } from '../../src/base/errors.ts';
 import type { MaybePromise } from '../../src/base/maybe.ts';
 import type { BlockDevice } from '../../src/blockdev/block-device.ts';
 import { MemoryDevice } from '../../src/blockdev/memory-device.ts';
 import { PassThrough } from '../../src/filter/pass-through.ts';
+import { seededRandom } from '../../src/filter/random.ts';
 import { JumbleDevice } from './jumble-device.ts';
 
 interface Change {
@@ -85,6 +87,7 @@ export interface ReplicationDiskOptions {
 export class ReplicationDisk extends PassThrough {
   readonly #store: BlockDevice;
   readonly #sequence: () => number;
+  readonly #random: () => number;
   history: DiskHistory;
   /** How many of the next changes do only their first half and fail. */
   failNext = 0;
@@ -99,6 +102,7 @@ export class ReplicationDisk extends PassThrough {
     super(options.jumble === null ? memory : new JumbleDevice(memory, options.jumble));
     this.#store = memory;
     this.#sequence = options.sequence;
+    this.#random = seededRandom(options.jumble ?? 0);
     this.history = new DiskHistory(this.content);
   }
 
@@ -143,6 +147,12 @@ export class ReplicationDisk extends PassThrough {
     this.#untold = undefined;
   }
 
+  /** A disk may show a change some time before it says that it's done. */
+  async #late(): Promise<void> {
+    if (this.#random() < 0.1) await sleep(this.#random() * 12);
+    else for (let left = Math.floor(this.#random() * 4); left > 0; left -= 1) await turn();
+  }
+
   #change(offset: number, data: Buffer, run: (length: number) => MaybePromise<void>): MaybePromise<void> {
     const fails = this.failNext > 0;
     if (fails) {
@@ -166,7 +176,7 @@ export class ReplicationDisk extends PassThrough {
       end();
       return undefined;
     }
-    const answer = result.then(end);
+    const answer = result.then(() => this.#late()).then(end);
     // Hears of the answer right after the mirror, which asks for it before this microtask.
     queueMicrotask(() => answer.then(after, after));
     return answer;
