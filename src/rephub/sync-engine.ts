@@ -152,8 +152,9 @@ export class SyncEngine {
     const [first, end] = this.#chunksOf(read);
     const single = end - first === 1;
     for (let chunk = first; chunk < end; chunk += 1) {
+      // The stream brought all of it meanwhile, or it became unread again and is asked for by another read.
+      if (read.isSuperseded(...this.#bytesOfChunk(chunk))) continue;
       this.#careful.set(chunk);
-      // What became unread again meanwhile is pending already.
       if (this.#pending.test(chunk)) continue;
       if (single) this.#deferred.set(chunk);
       else this.#pending.set(chunk);
@@ -206,6 +207,11 @@ export class SyncEngine {
   #chunksOf(read: SyncRead): [number, number] {
     const { chunkBytes } = this.#tuning;
     return [read.offset / chunkBytes, Math.ceil((read.offset + read.length) / chunkBytes)];
+  }
+
+  #bytesOfChunk(chunk: number): [offset: number, length: number] {
+    const offset = chunk * this.#tuning.chunkBytes;
+    return [offset, Math.min(this.#tuning.chunkBytes, this.sizeBytes - offset)];
   }
 
   #bytesOf(chunks: Bitmap): number {

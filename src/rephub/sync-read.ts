@@ -39,6 +39,12 @@ export class SyncRead {
     this.#superseded.set((from - this.offset) / SECTOR_BYTES, (to - this.offset) / SECTOR_BYTES);
   }
 
+  /** Whether the answer may set nothing of [offset, offset + length), which lies inside the read. */
+  isSuperseded(offset: number, length: number): boolean {
+    const from = (offset - this.offset) / SECTOR_BYTES;
+    return this.#superseded.nextClear(from) >= from + length / SECTOR_BYTES;
+  }
+
   /** What the answer may set: runs in ascending order, as offsets on the volume. */
   *freshRuns(): Generator<SectorRange> {
     const bits = this.#superseded;

@@ -3,7 +3,14 @@
 import { describe, expect, it } from 'vitest';
 import { pattern } from '../support/disk-model.ts';
 import { FakeAgent } from '../support/fake-agent.ts';
-import { checkAcks, checkPrefix, expectSame, type TestHub, testHub } from '../support/hub-harness.ts';
+import {
+  checkAcks,
+  checkPrefix,
+  closeHub,
+  expectSame,
+  type TestHub,
+  testHub,
+} from '../support/hub-harness.ts';
 import { waitUntil } from '../support/wait-until.ts';
 
 const SIZE = 1536;
@@ -78,6 +85,6 @@ describe('a cut after every byte', () => {
     };
     await Promise.all(tests.map(lane));
     expect(resumed).toBeGreaterThan(total / 2);
-    await Promise.all(tests.map((test) => test.hub.close()));
+    await Promise.all(tests.map(closeHub));
   });
 });

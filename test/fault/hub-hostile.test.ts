@@ -1,7 +1,7 @@
 // Peers that lie, babble, or are no agents: each loses its connection with a reason, nobody else notices, and no replica
 // is touched by what was wrong.
 import { randomBytes } from 'node:crypto';
-import { afterEach, describe, expect, it } from 'vitest';
+import { afterEach, describe, expect, it, vi } from 'vitest';
 import { FRAME_HEADER_BYTES } from '../../src/repwire/constants.ts';
 import * as encode from '../../src/repwire/encode.ts';
 import { pattern } from '../support/disk-model.ts';
@@ -9,6 +9,7 @@ import { FakeAgent, filledDisk } from '../support/fake-agent.ts';
 import { FakePeer } from '../support/fake-peer.ts';
 import {
   checkAcks,
+  closeHub,
   expectSame,
   SMALL_CHUNKS,
   type TestHub,
@@ -18,12 +19,17 @@ import {
 import { MemoryImage } from '../support/memory-images.ts';
 import { waitUntil } from '../support/wait-until.ts';
 
+// Buffers that were given back are overwritten: whoever still uses one stores rubbish.
+vi.hoisted(() => {
+  process.env.REPAGENT_POISON = '1';
+});
+
 const SIZE = 64 * 1024;
 const SMALL = { tuning: { sync: SMALL_CHUNKS } };
 const stamp = (sequence: number) => ({ sequence, timeUs: 1 });
 let test: TestHub;
 
-afterEach(() => test.hub.close());
+afterEach(() => closeHub(test));
 
 /** A frame with one of its fields overwritten. */
 function spoil(frame: Buffer, at: number, bytes: readonly number[]): Buffer {
@@ -286,9 +292,10 @@ describe('frames that came before a bad one', () => {
     agent.holdStream = true;
     agent.write('disk', 0, pattern(4096, 1));
     const last = agent.write('disk', 8192, pattern(4096, 2));
-    // One chunk on the wire, good entries and garbage together.
-    const frames = agent.stream.splice(0).flat();
-    peer.send(Buffer.concat([...frames, Buffer.alloc(64, 0xff)]));
+    // Good entries and garbage together, in a buffer that the hub gives back when it ends the connection.
+    const frames = Buffer.concat([...agent.stream.splice(0).flat(), Buffer.alloc(64, 0xff)]);
+    peer.isTorn = true;
+    peer.send(frames.subarray(0, 100), frames.subarray(100));
     await peer.closed();
     agent.holdStream = false;
     await agent.connect(test.port);

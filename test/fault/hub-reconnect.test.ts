@@ -7,6 +7,7 @@ import { FakeAgent, type FakeAgentOptions, filledDisk } from '../support/fake-ag
 import { FakePeer } from '../support/fake-peer.ts';
 import {
   checkAcks,
+  closeHub,
   expectSame,
   SMALL_CHUNKS,
   type TestHub,
@@ -39,7 +40,7 @@ function countReads(agent: FakeAgent): () => number {
 
 afterEach(async () => {
   for (const agent of agents.splice(0)) agent.drop();
-  await test.hub.close();
+  await closeHub(test);
 });
 
 describe('an agent that comes back', () => {

@@ -7,6 +7,7 @@ import { FakeAgent, type FakeAgentOptions, filledDisk } from '../support/fake-ag
 import {
   checkAcks,
   checkPrefix,
+  closeHub,
   expectSame,
   SMALL_CHUNKS,
   type TestHub,
@@ -29,7 +30,7 @@ function agentOf(options: Partial<FakeAgentOptions> = {}): FakeAgent {
 
 afterEach(async () => {
   for (const agent of agents.splice(0)) agent.drop();
-  await test.hub.close();
+  await closeHub(test);
 });
 
 /** A promise, and what lets it go. */
@@ -118,6 +119,25 @@ describe('slow storage', () => {
     append.open();
     await agent.waitAcked();
     expectSame(test.image().visible, agent.volume().disk, 'replica');
+  });
+
+  it('is never committed in the middle of an append, which the commit would not cover', async () => {
+    test = await testHub({ disk: MIB }, SMALL);
+    const agent = agentOf();
+    await agent.connect(test.port);
+    await agent.waitAcked();
+    const append = gate();
+    agent.write('disk', 0, pattern(512, 1));
+    test.image().appendGate = append.wait;
+    const commits = test.image().commits;
+    agent.write('disk', 4096, pattern(512, 2));
+    await waitUntil(() => test.image().isBusy, { what: 'the append' });
+    await new Promise((resolve) => setTimeout(resolve, 30));
+    expect(test.image().commits).toBe(commits);
+    test.image().appendGate = undefined;
+    append.open();
+    await agent.waitAcked();
+    expectSame(test.image().durable, agent.volume().disk, 'durable replica');
   });
 
   it('of a connection that was cut is not overtaken by the next one', async () => {

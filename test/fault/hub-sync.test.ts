@@ -8,6 +8,7 @@ import { FakePeer } from '../support/fake-peer.ts';
 import {
   checkAcks,
   checkPrefix,
+  closeHub,
   expectSame,
   SMALL_CHUNKS,
   type TestHub,
@@ -29,7 +30,7 @@ function agentOf(options: ConstructorParameters<typeof FakeAgent>[0]): FakeAgent
 
 afterEach(async () => {
   for (const agent of agents.splice(0)) agent.drop();
-  await test.hub.close();
+  await closeHub(test);
 });
 
 describe('a full copy', () => {

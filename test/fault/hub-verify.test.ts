@@ -4,7 +4,7 @@ import { VERIFY_STATUS } from '../../src/repwire/constants.ts';
 import * as encode from '../../src/repwire/encode.ts';
 import { pattern } from '../support/disk-model.ts';
 import { FakeAgent, filledDisk } from '../support/fake-agent.ts';
-import { type TestHub, testHub, waitForState } from '../support/hub-harness.ts';
+import { closeHub, type TestHub, testHub, waitForState } from '../support/hub-harness.ts';
 import { waitUntil } from '../support/wait-until.ts';
 
 const SIZE = 2 * 1024 * 1024 + 512;
@@ -21,7 +21,7 @@ beforeEach(async () => {
 
 afterEach(async () => {
   agent.drop();
-  await test.hub.close();
+  await closeHub(test);
 });
 
 describe('verify', () => {

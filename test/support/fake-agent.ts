@@ -67,6 +67,8 @@ export interface FakeAgentOptions {
   readonly vmName?: string;
   readonly id?: Buffer;
   readonly chunkBytes?: number;
+  /** Its frames arrive in halves. */
+  readonly isTorn?: boolean;
 }
 
 interface HeldRead {
@@ -82,6 +84,7 @@ export class FakeAgent {
   readonly rfc: boolean;
   readonly vmName: string;
   readonly #chunkBytes: number;
+  readonly #isTorn: boolean;
   peer: FakePeer | undefined;
   sequence = 0;
   /** While true, entries and answers wait until the test sends them. */
@@ -102,6 +105,7 @@ export class FakeAgent {
     this.rfc = options.rfc ?? false;
     this.vmName = options.vmName ?? 'vm';
     this.id = options.id ?? randomBytes(16);
+    this.#isTorn = options.isTorn ?? false;
     this.#chunkBytes = options.chunkBytes ?? DIRTY_GRANULARITY_BYTES;
     let id = 0n;
     for (const [name, disk] of Object.entries(options.volumes)) {
@@ -120,6 +124,7 @@ export class FakeAgent {
   async connect(port: number, cutAfterBytes = Number.POSITIVE_INFINITY): Promise<FakePeer> {
     const peer = await FakePeer.connect(port);
     peer.cutAfterBytes = cutAfterBytes;
+    peer.isTorn = this.#isTorn;
     this.peer = peer;
     this.errorsSinceConnect = 0;
     peer.onMessage = (message) => {

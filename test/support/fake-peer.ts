@@ -13,6 +13,9 @@ export class FakePeer {
   #isClosed = false;
   /** Of what is sent from now on only so many bytes go out; then the connection is cut. */
   cutAfterBytes = Number.POSITIVE_INFINITY;
+  /** Tears every frame in two, so that the hub has to put it together in a buffer of its own. */
+  isTorn = false;
+  #torn: Buffer[] = [];
   /** Bytes that were sent. */
   sentBytes = 0;
   onMessage: ((message: RepMessage) => void) | undefined;
@@ -56,12 +59,30 @@ export class FakePeer {
       const room = this.cutAfterBytes - this.sentBytes;
       this.sentBytes += frame.length;
       if (frame.length < room) {
-        this.#socket.write(frame);
+        if (this.isTorn) this.#tear(frame);
+        else this.#socket.write(frame);
         continue;
       }
       if (room > 0) this.#socket.write(frame.subarray(0, room), () => this.#socket.destroy());
       return;
     }
+  }
+
+  #tear(frame: Buffer): void {
+    const half = Math.ceil(frame.length / 2);
+    const isIdle = this.#torn.length === 0;
+    this.#torn.push(Buffer.from(frame.subarray(0, half)), Buffer.from(frame.subarray(half)));
+    if (isIdle) this.#sendTorn();
+  }
+
+  #sendTorn(): void {
+    const piece = this.#torn[0];
+    if (!piece || this.#socket.destroyed) return;
+    this.#socket.write(piece);
+    setImmediate(() => {
+      this.#torn.shift();
+      this.#sendTorn();
+    });
   }
 
   /** Stops reading what the hub sends, or goes on. */

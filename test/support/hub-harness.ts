@@ -43,6 +43,12 @@ export async function testHub(
   return { hub, images, port: hub.address.port, image: (name = 'disk') => images.image(name) };
 }
 
+/** Closes the hub, and checks that it kept to the contract of its stores. */
+export async function closeHub(test: TestHub): Promise<void> {
+  await test.hub.close();
+  for (const image of test.images.images.values()) expect(image.violations).toEqual([]);
+}
+
 /** Compares buffers without printing them. */
 export function expectSame(actual: Buffer, expected: Buffer, what: string): void {
   if (actual.equals(expected)) return;

@@ -25,6 +25,8 @@ export class MemoryImage {
   /** An append is under way. */
   isBusy = false;
   commits = 0;
+  /** Calls that the contract of a store forbids: the hub must never make them. */
+  readonly violations: string[] = [];
   #written = new Set<number>();
 
   constructor(sizeBytes: number) {
@@ -106,6 +108,7 @@ export class MemoryStore implements ReplicaStore {
   readonly #image: MemoryImage;
   #closed = false;
   #broken = false;
+  #committing = false;
   #running: Promise<unknown> = Promise.resolve();
 
   constructor(image: MemoryImage) {
@@ -119,8 +122,8 @@ export class MemoryStore implements ReplicaStore {
 
   append(batch: readonly Mutation[]): MaybePromise<void> {
     const image = this.#image;
-    if (this.#closed) throw new Error('append to a closed store');
-    if (image.isBusy) throw new Error('append while another one runs');
+    this.#expect(!this.#closed, 'append to a closed store');
+    this.#expect(!image.isBusy, 'append while another one runs');
     const fault = image.appendFaults.shift();
     if (!image.isSlow && !image.appendGate) {
       this.#carryOut(batch, fault);
@@ -134,9 +137,12 @@ export class MemoryStore implements ReplicaStore {
 
   async commit(): Promise<void> {
     const image = this.#image;
-    if (this.#closed) throw new Error('commit of a closed store');
-    if (this.#broken) throw new Error('commit after a commit that failed');
+    this.#expect(!this.#closed, 'commit of a closed store');
+    this.#expect(!this.#broken, 'commit after a commit that failed');
+    this.#expect(!image.isBusy, 'commit while an append runs');
+    this.#expect(!this.#committing, 'commit while another one runs');
     image.log.push('commit begins');
+    this.#committing = true;
     const fault = image.commitFaults.shift();
     if (fault) {
       await image.commitGate?.();
@@ -149,6 +155,7 @@ export class MemoryStore implements ReplicaStore {
     const work = (async () => {
       await (image.commitGate?.() ?? new Promise<void>((resolve) => setImmediate(resolve)));
       finish();
+      this.#committing = false;
       image.commits += 1;
       image.log.push('commit ends');
     })();
@@ -170,6 +177,12 @@ export class MemoryStore implements ReplicaStore {
     if (!this.#broken) this.#image.beginCommit()();
     this.#image.isOpen = false;
     this.#image.log.push('closed');
+  }
+
+  #expect(condition: boolean, what: string): void {
+    if (condition) return;
+    this.#image.violations.push(what);
+    throw new Error(what);
   }
 
   async #appendLater(batch: readonly Mutation[], fault: BlockErrorCode | undefined): Promise<void> {

@@ -368,6 +368,21 @@ describe('SyncEngine', () => {
     expect(engine.isComplete).toBe(true);
   });
 
+  it('does not need a read that failed where the stream brought all of it meanwhile', () => {
+    const engine = make(2);
+    engine.restart();
+    const read = engine.takeRead()!;
+    engine.mutated(CHUNK, CHUNK);
+    engine.mutated(0, SECTOR);
+    engine.failRead(read);
+    const again = engine.takeRead()!;
+    expect([again.offset, again.length]).toEqual([0, CHUNK]);
+    engine.mutated(SECTOR, SECTOR);
+    engine.mutated(0, SECTOR);
+    engine.failRead(again);
+    expect(engine.isComplete).toBe(true);
+  });
+
   it('forgets the answers of dropped reads and reads all of them again', () => {
     const engine = make(4);
     engine.restart();
