@@ -156,6 +156,11 @@ export class Agent {
     };
   }
 
+  /** Whether the hub may lack anything of the range of a volume. @param offset bytes @param length bytes, above 0 */
+  isDirty(volumeName: string, offset: number, length: number): boolean {
+    return this.#volumes.get(volumeName)?.map.isDirty(offset, length) ?? false;
+  }
+
   get stats(): AgentStats {
     return {
       connections: this.#link.connections,

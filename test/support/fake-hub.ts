@@ -7,7 +7,12 @@ import { FrameParser } from '../../src/repwire/frame-parser.ts';
 import type { RepMessage, RepMessageKind, ReportedVolume } from '../../src/repwire/messages.ts';
 import { waitUntil } from './wait-until.ts';
 
-export type MessageOf<K extends RepMessageKind> = Extract<RepMessage, { kind: K }>;
+/** The message of a kind, also when it shares its shape with another kind. */
+export type MessageOf<K extends RepMessageKind, M extends RepMessage = RepMessage> = M extends unknown
+  ? K extends M['kind']
+    ? M
+    : never
+  : never;
 
 export interface FakeHubOptions {
   /** `silent` accepts and says nothing. */
@@ -118,6 +123,8 @@ export class FakeConnection {
   #bytesLeft = Number.POSITIVE_INFINITY;
   /** The agent's end of the connection is over. */
   ended = false;
+  /** The hub has ended it, whether the agent knows yet or not. */
+  over = false;
   /** What was wrong with the agent's bytes. */
   error: unknown;
 
@@ -143,11 +150,13 @@ export class FakeConnection {
 
   /** Ends the connection without a word. */
   cut(): void {
+    this.over = true;
     this.#socket.resetAndDestroy();
   }
 
   /** Ends it in order. */
   hangUp(): void {
+    this.over = true;
     this.#socket.end();
   }
 
@@ -179,7 +188,7 @@ export class FakeConnection {
 
   /** Messages of one kind so far. */
   of<K extends RepMessageKind>(kind: K): MessageOf<K>[] {
-    return this.messages.filter((message): message is MessageOf<K> => message.kind === kind);
+    return this.messages.filter((message) => message.kind === kind) as MessageOf<K>[];
   }
 
   /** Waits until `count` messages of a kind have come, and gives them. */

@@ -174,13 +174,12 @@ describe('a remote read', () => {
     await Promise.all([apart, later]);
   });
 
-  it('does not wait for a change that waits itself only for the read range to be free', async () => {
+  it('neither waits for a change that comes after it nor holds it up', async () => {
     const device = new HeldDevice(new MemoryDevice({ sizeBytes: SIZE }));
     side = new HubSide(device);
     side.read(1, 0, 4096);
     await side.rig.turns();
     const write = side.rig.filter.write(0, pattern(512, 1), false);
-    // Neither is held up by the other.
     expect(device.lines()).toEqual(['read 0+4096', 'write 0+512']);
     await device.releaseAll();
     await write;
