@@ -61,7 +61,7 @@ function write(volume: WorldVolume, offset: number, length: number, seed: number
 }
 
 const until = (what: string, condition: () => unknown) =>
-  waitUntil(condition, { what, timeoutMs: 5000, intervalMs: 1 });
+  waitUntil(condition, { what, timeoutMs: 20_000, intervalMs: 1 });
 
 describe('a commit that takes long', () => {
   it('is under way when the agent says goodbye and another one begins', async () => {
@@ -84,13 +84,13 @@ describe('a commit that takes long', () => {
     await until('converging', () => world.hubStatus(volume)?.state === 'converging');
     await until('its commit', () => image.log.at(-1) === 'commit begins');
     // ... while another one is read and stored.
+    const store = holdAppends(volume);
     volume.disk.failNext = 1;
     write(volume, 65_536, 4096, 3);
-    await until('the next round', () => world.hubStatus(volume)?.state === 'resync');
-    const store = holdAppends(volume);
     await until('its data', () => image.isBusy);
     letGo();
     await world.turns(20);
+    expect(world.hubStatus(volume)?.state).not.toBe('protected');
     store();
     await world.heal();
   });
@@ -108,11 +108,12 @@ describe('a commit that takes long', () => {
     world.proxy.cut();
     await until('the cut', () => world.hubStatus(volume)?.state === 'degraded');
     world.proxy.refuses = false;
-    await until('the next connection', () => world.status(volume).state === 'resync');
+    await until('the next round', () => world.status(volume).state === 'converging');
     write(volume, 131_072, 4096, 5);
     await until('its change', () => image.isBusy);
     letGo();
     await world.turns(20);
+    expect(world.hubStatus(volume)?.state).not.toBe('protected');
     store();
     await world.heal();
   });
@@ -130,6 +131,40 @@ describe('a commit that takes long', () => {
     world.check();
     expect(world.status(volume).ackedSequence).toBe(before);
     letGo();
+    await world.heal();
+  });
+});
+
+describe('an answer that overtakes the stream', () => {
+  it('does not make the replica protected before the stream has caught up', async () => {
+    const volume = await begin({ sizes: { a: 640 * KIB }, queueBytes: 64 * KIB * KIB });
+    const { proxy } = world;
+    const { remoteReads } = world.agent.stats;
+    // The hub wants to read a chunk; its request is held up.
+    proxy.stall('down');
+    volume.disk.failNext = 1;
+    write(volume, 0, 4096, 1);
+    await until('the next round', () => world.hubStatus(volume)?.state === 'resync');
+    // Meanwhile the stream fills every buffer on its way, and the chunk changes last of all.
+    proxy.stall('up');
+    for (let i = 0; i < 400; i += 1) write(volume, 65_536 + (i % 9) * 65_536, 65_536, i + 2);
+    write(volume, 0, 4096, 1000);
+    await until('a full way', () => world.agent.stats.queuedBytes > 4 * KIB * KIB);
+    const last = world.status(volume).sequence;
+    proxy.goOn('down');
+    await until('the read', () => world.agent.stats.remoteReads > remoteReads);
+    proxy.delayMs = 1;
+    proxy.pieceBytes = 256 * KIB;
+    proxy.goOn('up');
+    let looks = 0;
+    await until('the stream to arrive', () => {
+      looks += 1;
+      if (looks % 16 === 0) world.check();
+      const status = world.hubStatus(volume)!;
+      if (status.sequence < last) expect(status.state).not.toBe('protected');
+      return status.sequence >= last && status.state === 'protected';
+    });
+    expect(looks).toBeGreaterThan(20);
     await world.heal();
   });
 });

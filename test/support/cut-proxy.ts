@@ -6,6 +6,8 @@ import { setTimeout as sleep } from 'node:timers/promises';
 /** Which way bytes go: `up` from who dialed to the target, `down` back. */
 export type Direction = 'up' | 'down';
 
+const BOTH: readonly Direction[] = ['up', 'down'];
+
 class ProxiedLink {
   readonly #dialer: Socket;
   readonly #target: Socket;
@@ -23,7 +25,7 @@ class ProxiedLink {
     this.#proxy = proxy;
     this.#join('up', dialer, target);
     this.#join('down', target, dialer);
-    if (proxy.isStalled) this.stall();
+    for (const direction of BOTH) if (proxy.isStalled(direction)) this.stall(direction);
   }
 
   get isSilent(): boolean {
@@ -41,14 +43,16 @@ class ProxiedLink {
     this.#left[direction] = bytes;
   }
 
-  stall(): void {
-    this.#dialer.pause();
-    this.#target.pause();
+  stall(direction: Direction): void {
+    this.#from(direction).pause();
   }
 
-  goOn(): void {
-    this.#dialer.resume();
-    this.#target.resume();
+  goOn(direction: Direction): void {
+    this.#from(direction).resume();
+  }
+
+  #from(direction: Direction): Socket {
+    return direction === 'up' ? this.#dialer : this.#target;
   }
 
   /** The target's side ends; who dialed hears nothing, now or ever, and what it sends is swallowed. */
@@ -83,7 +87,7 @@ class ProxiedLink {
       if (!this.#silent) to.destroy();
     });
     to.on('drain', () => {
-      if (!this.#proxy.isStalled) from.resume();
+      if (!this.#proxy.isStalled(direction)) from.resume();
     });
   }
 
@@ -128,7 +132,7 @@ export class CutProxy {
   /** Each piece waits so long before it is passed on, ms; with a size of pieces it is a narrow line. */
   delayMs = 0;
   pieceBytes = Number.POSITIVE_INFINITY;
-  #stalled = false;
+  readonly #stalled = new Set<Direction>();
   #accepted = 0;
 
   private constructor(targetPort: number) {
@@ -154,8 +158,8 @@ export class CutProxy {
     return this.#accepted;
   }
 
-  get isStalled(): boolean {
-    return this.#stalled;
+  isStalled(direction: Direction): boolean {
+    return this.#stalled.has(direction);
   }
 
   /** Ends every connection now, with a reset. */
@@ -168,15 +172,19 @@ export class CutProxy {
     for (const link of this.#living()) link.cutAfter(bytes, direction);
   }
 
-  /** Passes nothing on, either way, until `goOn`; new connections stand and are silent too. */
-  stall(): void {
-    this.#stalled = true;
-    for (const link of this.#living()) link.stall();
+  /** Passes nothing on, one way or both, until `goOn`; new connections stand and are silent too. */
+  stall(...directions: Direction[]): void {
+    for (const direction of directions.length > 0 ? directions : BOTH) {
+      this.#stalled.add(direction);
+      for (const link of this.#living()) link.stall(direction);
+    }
   }
 
-  goOn(): void {
-    this.#stalled = false;
-    for (const link of this.#living()) link.goOn();
+  goOn(...directions: Direction[]): void {
+    for (const direction of directions.length > 0 ? directions : BOTH) {
+      this.#stalled.delete(direction);
+      for (const link of this.#living()) link.goOn(direction);
+    }
   }
 
   /** The target's machine is gone: who dialed keeps a connection from which nothing ever comes. */
@@ -215,7 +223,7 @@ export class CutProxy {
       this.#accepted += 1;
       const link = new ProxiedLink(dialer, target, this);
       this.#links.add(link);
-      if (!this.#stalled) dialer.resume();
+      if (!this.#stalled.has('up')) dialer.resume();
     });
   }
 }
