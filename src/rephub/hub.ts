@@ -12,6 +12,7 @@ import { type HubIdentity, loadHubIdentity } from './hub-id.ts';
 import { DEFAULT_PING_INTERVAL_MS, DEFAULT_TUNING, type HubTuning, MAX_SESSIONS } from './hub-tuning.ts';
 import { fileImages, type ImageOpener } from './image-opener.ts';
 import { Replica } from './replica.ts';
+import { isSameLife } from './replica-link.ts';
 import { replicaStatus } from './replica-status.ts';
 
 export interface HubOptions {
@@ -153,7 +154,7 @@ class RunningHub implements Hub, SessionHost {
 
   introduced(session: AgentSession): void {
     for (const other of this.#sessions) {
-      if (other === session || !isSameLife(other, session)) continue;
+      if (other === session || !isSameLife(other.agent, session.agent)) continue;
       other.end(new Error('the agent connected again'));
     }
   }
@@ -220,10 +221,6 @@ class RunningHub implements Hub, SessionHost {
     stopper.add('listening', () => stopped);
     await stopper.close();
   }
-}
-
-function isSameLife(a: AgentSession, b: AgentSession): boolean {
-  return a.agent !== null && b.agent !== null && a.agent.id === b.agent.id && a.agent.epoch === b.agent.epoch;
 }
 
 /** As much of a name as the wire's field holds. */

@@ -9,7 +9,8 @@ import type { VolumeStatus } from '../control/status.ts';
 import type { ReportedVolume } from '../repwire/messages.ts';
 import { WireError } from '../wire/struct.ts';
 import { MAX_REPLICA_BYTES } from './hub-tuning.ts';
-import type { AgentIdentity, Replica, ReplicaLink } from './replica.ts';
+import type { Replica } from './replica.ts';
+import type { AgentIdentity, ReplicaLink } from './replica-link.ts';
 import { refusedStatus } from './replica-status.ts';
 import type { SessionVolume } from './session-volume.ts';
 

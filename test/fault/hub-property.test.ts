@@ -43,7 +43,12 @@ const step = fc.record({
     { weight: 2, arbitrary: fc.constantFrom('endOverflow' as const, 'connect' as const, 'letGo' as const) },
     {
       weight: 2,
-      arbitrary: fc.constantFrom('appendFault' as const, 'commitFault' as const, 'toggleSlow' as const),
+      arbitrary: fc.constantFrom(
+        'appendFault' as const,
+        'commitFault' as const,
+        'toggleSlow' as const,
+        'toggleLateCommits' as const,
+      ),
     },
     { weight: 6, arbitrary: fc.constant('turn' as const) },
     { weight: 2, arbitrary: fc.constant('pause' as const) },
@@ -121,6 +126,9 @@ class Run {
       case 'toggleSlow':
         image.isSlow = !image.isSlow;
         break;
+      case 'toggleLateCommits':
+        image.commitGate = image.commitGate ? undefined : () => turns(3 + many * 5);
+        break;
       case 'turn':
         await new Promise((resolve) => setImmediate(resolve));
         break;
@@ -145,6 +153,7 @@ class Run {
       const image = this.test.image(name);
       image.appendFaults = [];
       image.commitFaults = [];
+      image.commitGate = undefined;
     }
     await this.#connect();
     const { agent } = this;
@@ -194,6 +203,11 @@ class Run {
     checkAcks(agent, (name) => this.test.image(name));
     return agent;
   }
+}
+
+/** Some turns of the event loop. */
+async function turns(count: number): Promise<void> {
+  for (let i = 0; i < count; i += 1) await new Promise((resolve) => setImmediate(resolve));
 }
 
 describe('a hub under everything at once', () => {

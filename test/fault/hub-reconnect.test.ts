@@ -122,6 +122,36 @@ describe('an agent that comes back', () => {
     expectSame(test.image('a').visible, agent.volume('a').disk, 'replica of a');
   });
 
+  it('is not trusted before the last frame of what it says is missing', async () => {
+    test = await testHub({ disk: MIB }, SMALL);
+    const agent = agentOf();
+    await agent.connect(test.port);
+    await agent.waitAcked();
+    const last = agent.volume().ackedSequence;
+    agent.drop();
+    await waitForState(test, 'degraded');
+    // It lacks nothing so far, but the list goes on.
+    const peer = await FakePeer.connect(test.port);
+    peer.send(encode.encodeReport([{ name: 'disk', volumeId: 1n, sizeBytes: MIB }], true));
+    await peer.next('hello');
+    peer.send(encode.encodeHello(agent.id, agent.epoch, 2000, 'vm'));
+    await peer.next('startProtect');
+    const stamp = { sequence: last + 1, timeUs: 1 };
+    peer.send(encode.encodeDirty(1n, stamp, [], true), encode.encodePing('ping', 1n, 1));
+    await peer.next('pong');
+    peer.send(encode.encodePing('ping', 2n, 1));
+    await peer.next('pong', 1);
+    await new Promise((resolve) => setTimeout(resolve, 20));
+    expect(test.hub.status()[0]).toMatchObject({ state: 'resync', sequence: last });
+    expect(peer.of('remoteIoRequest')).toEqual([]);
+    peer.destroy();
+    await waitForState(test, 'degraded');
+    agent.sequence += 1;
+    await agent.connect(test.port);
+    await agent.waitAcked();
+    expect(agent.volume().starts.at(-1)).toBe(last);
+  });
+
   it('begins anew when it is another life of the same agent', async () => {
     test = await testHub({ disk: MIB }, SMALL);
     const first = agentOf();

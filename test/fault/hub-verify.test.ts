@@ -75,6 +75,21 @@ describe('verify', () => {
     expect((await running).differing).toEqual([]);
   });
 
+  it('compares with every entry applied that came before the digest, also in the same pass', async () => {
+    agent.holdStream = true;
+    agent.write('disk', 0, pattern(512, 1));
+    const running = test.hub.verify('disk', nothing);
+    await waitUntil(() => agent.stream.length === 5, { what: 'four digests' });
+    for (const isSlow of [false, true]) {
+      test.image().isSlow = isSlow;
+      agent.peer!.send(Buffer.concat(agent.stream.splice(0, isSlow ? 100 : 3).flat()));
+      if (!isSlow) agent.write('disk', 512, pattern(512, 2));
+    }
+    agent.holdStream = false;
+    agent.sendStream();
+    expect((await running).differing).toEqual([]);
+  });
+
   it('asks again for what was busy, in smaller pieces', async () => {
     const asked: number[] = [];
     agent.hashFault = ({ sizeSectors, offsetSectors }) => {

@@ -1,0 +1,170 @@
+// What a replica holds: its store, and which ranges of it are not in step with the stream. Every range is stored as the
+// stream has it, or unread, or in doubt until the next commit; a failing store turns what is in doubt into unread.
+import { BlockError } from '../base/errors.ts';
+import type { MaybePromise } from '../base/maybe.ts';
+import type { Mutation } from '../blockdev/mutation.ts';
+import type { ReplicaStore } from './replica-store.ts';
+import { StoreLane } from './store-lane.ts';
+import { SyncEngine, type SyncTuning } from './sync-engine.ts';
+import type { SyncRead } from './sync-read.ts';
+import { splitZeroRuns } from './zero-runs.ts';
+
+export interface ContentEvents {
+  /** A commit begins: it covers everything that was applied until now. */
+  commitBegins(): void;
+  /** What the last `commitBegins` covered is durable. */
+  committed(): void;
+  /** The store is gone, and what was in doubt is unread. May be called during `apply`. */
+  storeFailed(error: unknown): void;
+}
+
+export interface ContentOptions {
+  /** Bytes, as far as known at the start; else 0. */
+  readonly sizeBytes: number;
+  readonly tuning: SyncTuning;
+  /** Milliseconds from the start of one commit to the start of the next. */
+  readonly gatherMs: () => number;
+  /** @throws OperationError */
+  readonly openStore: (sizeBytes: number) => Promise<ReplicaStore>;
+  readonly events: ContentEvents;
+}
+
+const FLUSH: Mutation = { kind: 'flush' };
+
+export class ReplicaContent {
+  readonly #options: ContentOptions;
+  #engine: SyncEngine;
+  #lane: StoreLane | undefined;
+  #opening: Promise<unknown> = Promise.resolve();
+  #closed = false;
+
+  constructor(options: ContentOptions) {
+    this.#options = options;
+    this.#engine = new SyncEngine(options.sizeBytes, options.tuning);
+  }
+
+  get engine(): SyncEngine {
+    return this.#engine;
+  }
+
+  /** Whether there is a store that has not failed. */
+  get isOpen(): boolean {
+    return this.#lane?.isOpen ?? false;
+  }
+
+  /** Nothing was taken that is not stored. */
+  get isIdle(): boolean {
+    return this.#lane?.isIdle ?? true;
+  }
+
+  /** Everything that was stored is durable. */
+  get isDurable(): boolean {
+    return this.#lane?.isDurable ?? false;
+  }
+
+  /** Bytes in chunks that are not known to be durable. */
+  get doubtfulBytes(): number {
+    return this.#lane?.doubtfulBytes ?? 0;
+  }
+
+  /**
+   * Opens the store for a volume of `sizeBytes` unless it is open; one at a time.
+   * @returns whether the content of an earlier size was forgotten
+   * @throws OperationError
+   */
+  open(sizeBytes: number): Promise<boolean> {
+    const opening = this.#opening.then(() => this.#open(sizeBytes));
+    this.#opening = opening.catch(() => undefined);
+    return opening;
+  }
+
+  /** A change of the stream. Data is lent until the `apply` that follows was answered. */
+  change(mutation: Mutation, offset: number, length: number): void {
+    const lane = this.#lane;
+    if (lane?.isOpen) {
+      this.#engine.mutated(offset, length);
+      lane.add(mutation, offset, length);
+    } else {
+      this.#engine.markUnread(offset, length);
+    }
+  }
+
+  /** The guest's flush, in the order of the stream. */
+  flush(): void {
+    this.#lane?.add(FLUSH, 0, 0);
+  }
+
+  /**
+   * The answer of a read.
+   * @param data null when all of it is zero; lent until the `apply` that follows was answered
+   * @param asOf the newest sequence that the data may contain
+   */
+  storeRead(read: SyncRead, data: Buffer | null, asOf: number): void {
+    this.#engine.finishRead(read, asOf);
+    const lane = this.#lane;
+    if (!lane) return;
+    const zeroes = (offset: number, length: number): void => {
+      lane.add({ kind: 'writeZeroes', offset, length, fua: false, mayTrim: true }, offset, length);
+    };
+    const write = (offset: number, piece: Buffer): void => {
+      lane.add({ kind: 'write', offset, data: piece, fua: false }, offset, piece.length);
+    };
+    for (const run of read.freshRuns()) {
+      const from = run.offset - read.offset;
+      if (data === null) zeroes(run.offset, run.length);
+      else splitZeroRuns(run.offset, data.subarray(from, from + run.length), write, zeroes);
+    }
+  }
+
+  /** Stores what came since the last call. Answers when it is stored, or its failure was reported; never rejects. */
+  apply(): MaybePromise<void> {
+    return this.#lane?.apply();
+  }
+
+  /** Asks for a commit. @param urgent at once */
+  requestCommit(urgent = false): void {
+    this.#lane?.requestCommit(urgent);
+  }
+
+  /** @throws BlockError when it can't be read */
+  read(offset: number, target: Buffer): MaybePromise<void> {
+    if (!this.#lane) throw new BlockError('ESHUTDOWN', 'the replica is not open');
+    return this.#lane.read(offset, target);
+  }
+
+  /** Waits for what is in flight, makes it durable, and lets go. Idempotent. @throws what the store's close threw */
+  async close(): Promise<void> {
+    this.#closed = true;
+    await this.#opening;
+    await this.#lane?.close();
+  }
+
+  async #open(sizeBytes: number): Promise<boolean> {
+    if (this.#closed) throw new BlockError('ESHUTDOWN', 'the hub is shutting down');
+    if (this.isOpen && this.#engine.sizeBytes === sizeBytes) return false;
+    const { openStore, tuning, gatherMs, events } = this.#options;
+    // Of a lane that failed everything in doubt is unread already; of a volume with a new size everything is.
+    await this.#lane?.close().catch(() => undefined);
+    const store = await openStore(sizeBytes);
+    const isNew = sizeBytes !== this.#engine.sizeBytes;
+    if (isNew) this.#engine = new SyncEngine(sizeBytes, tuning);
+    const lane: StoreLane = new StoreLane(store, {
+      sizeBytes,
+      chunkBytes: tuning.chunkBytes,
+      gatherMs,
+      events: {
+        commitBegins: () => events.commitBegins(),
+        committed: () => events.committed(),
+        failed: (error) => this.#failed(lane, error),
+      },
+    });
+    this.#lane = lane;
+    return isNew;
+  }
+
+  #failed(lane: StoreLane, error: unknown): void {
+    this.#engine.dropReads();
+    lane.takeDoubtful((offset, length) => this.#engine.markUnread(offset, length));
+    this.#options.events.storeFailed(error);
+  }
+}
