@@ -90,6 +90,16 @@ describe('verify', () => {
     expect((await running).differing).toEqual([]);
   });
 
+  it('does not count a digest of another position', async () => {
+    const stale = new Set<bigint>();
+    agent.hashFault = ({ offsetSectors }) => {
+      if (stale.has(offsetSectors)) return undefined;
+      stale.add(offsetSectors);
+      return 'stale';
+    };
+    expect((await test.hub.verify('disk', nothing)).differing).toEqual([]);
+  });
+
   it('asks again for what was busy, in smaller pieces', async () => {
     const asked: number[] = [];
     agent.hashFault = ({ sizeSectors, offsetSectors }) => {

@@ -94,7 +94,7 @@ export class FakeAgent {
   readonly reads: HeldRead[] = [];
   /** Decides about a read: an answer of its own, or undefined for the right one. */
   readFault: ((request: RemoteIoRequest) => 'fail' | 'ignore' | undefined) | undefined;
-  hashFault: ((request: HashRequest) => 'busy' | 'fail' | 'ignore' | undefined) | undefined;
+  hashFault: ((request: HashRequest) => 'busy' | 'fail' | 'ignore' | 'stale' | undefined) | undefined;
   /** VOLUME_ERRORs that arrived since the last connection began. */
   errorsSinceConnect = 0;
   onAck: ((volume: FakeVolume, ack: Ack) => void) | undefined;
@@ -403,7 +403,11 @@ export class FakeAgent {
     if (fault === 'ignore') return;
     const volume = this.#byId(request.volumeId);
     const offset = Number(request.offsetSectors) * SECTOR;
-    const bytes = volume.disk.subarray(offset, offset + request.sizeSectors * SECTOR);
+    // A stale digest is of other bytes, and says that it is of another position.
+    const isStale = fault === 'stale';
+    const end = offset + request.sizeSectors * SECTOR;
+    const bytes = isStale ? Buffer.alloc(0) : volume.disk.subarray(offset, end);
+    const position = isStale ? this.sequence - 1 : this.sequence;
     const status =
       fault === 'fail'
         ? HASH_STATUS.FAILED
@@ -412,9 +416,7 @@ export class FakeAgent {
           : HASH_STATUS.OK;
     const digest = status === HASH_STATUS.OK ? createHash('sha256').update(bytes).digest() : Buffer.alloc(0);
     // In stream order, but no entry of its own.
-    this.stream.push([
-      encode.encodeHashResponse(request.requestId, volume.id, status, this.sequence, digest),
-    ]);
+    this.stream.push([encode.encodeHashResponse(request.requestId, volume.id, status, position, digest)]);
     if (!this.holdStream) this.sendStream();
   }
 
