@@ -80,7 +80,11 @@ class ProxiedLink {
     });
     from.on('error', () => {});
     from.on('end', () => {
-      if (!this.#silent) to.end();
+      const end = (): void => {
+        if (!this.#silent) to.end();
+      };
+      if (last) void last.then(end);
+      else end();
     });
     from.on('close', () => {
       if (from === this.#dialer) this.over = true;
@@ -137,7 +141,7 @@ export class CutProxy {
 
   private constructor(targetPort: number) {
     this.targetPort = targetPort;
-    this.#server = createServer((socket) => this.#accept(socket));
+    this.#server = createServer({ allowHalfOpen: true }, (socket) => this.#accept(socket));
   }
 
   static async listen(targetPort: number): Promise<CutProxy> {
@@ -216,7 +220,7 @@ export class CutProxy {
       return;
     }
     dialer.pause();
-    const target = connect({ host: '127.0.0.1', port: this.targetPort });
+    const target = connect({ host: '127.0.0.1', port: this.targetPort, allowHalfOpen: true });
     target.on('error', () => dialer.destroy());
     dialer.once('close', () => target.destroy());
     target.once('connect', () => {
