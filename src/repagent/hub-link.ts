@@ -122,7 +122,7 @@ export class HubLink {
   #connected(socket: Socket): void {
     this.note('connected');
     this.#negotiatedAtMs = undefined;
-    this.#session = this.#options.openSession(socket, {
+    const hooks: SessionHooks = {
       onNegotiated: () => {
         this.note('negotiated');
         this.#negotiatedAtMs = performance.now();
@@ -133,7 +133,14 @@ export class HubLink {
         this.#session = undefined;
         this.#lost(reason ?? new Error('the hub ended the connection'));
       },
-    });
+    };
+    try {
+      this.#session = this.#options.openSession(socket, hooks);
+    } catch (error) {
+      // Nothing on this path may reach the process, which serves guests.
+      socket.destroy();
+      this.#lost(error instanceof Error ? error : new Error(String(error)));
+    }
   }
 
   #lost(reason: Error | undefined): void {

@@ -1,6 +1,7 @@
 // One volume of the agent: what changed on it, and where that goes. Nothing in here may throw into a guest's request:
 // when the mirror goes wrong, the range is dirty, the link goes down, and the guest doesn't notice.
 import { unreachable } from '../base/assert.ts';
+import type { Bitmap } from '../base/bitmap.ts';
 import { errorMessage } from '../base/errors.ts';
 import { type Deferred, deferred } from '../base/lifecycle.ts';
 import type { MaybePromise } from '../base/maybe.ts';
@@ -173,7 +174,12 @@ export class ProtectedVolume implements StreamMember {
 
   /** Names to the hub what it lacks, and goes on with the stream. */
   resumeStream(): void {
-    this.#entered(this.#stream.dirty(this, (sequence) => this.map.streamOn(sequence)));
+    const list = (sequence: number): Bitmap => {
+      const chunks = this.map.streamOn(sequence);
+      if (chunks.count > 0) this.health.listed(sequence);
+      return chunks;
+    };
+    this.#entered(this.#stream.dirty(this, list));
     this.#mode = 'on';
     this.#follow();
   }
@@ -230,6 +236,11 @@ export class ProtectedVolume implements StreamMember {
 
   #fault(error: unknown): void {
     this.health.fail(`the mirror failed: ${errorMessage(error)}`);
-    this.#onFault(this, error);
+    try {
+      this.#onFault(this, error);
+    } catch {
+      // Whoever called this is a guest, who must not learn of it.
+      this.#mode = 'off';
+    }
   }
 }

@@ -19,6 +19,8 @@ export class VolumeHealth {
   #rfcOnly = false;
   #failed = false;
   #lastError: string | undefined;
+  /** The newest list of what the hub has to read. Until that is acknowledged, "protected" is of an earlier time. */
+  #listSequence = 0;
 
   /** What the hub says at present; undefined while it says nothing. */
   get hubState(): AckState | undefined {
@@ -61,6 +63,12 @@ export class VolumeHealth {
     this.ackedSequence = 0;
   }
 
+  /** The hub was told to read something. */
+  listed(sequence: number): void {
+    this.#listSequence = sequence;
+    if (this.#hubState === 'protected') this.#hubState = 'resync';
+  }
+
   stopped(): void {
     this.#following = false;
     this.#hubState = undefined;
@@ -68,7 +76,8 @@ export class VolumeHealth {
 
   acked(ack: Ack): void {
     if (ack.sequence > this.ackedSequence) this.ackedSequence = ack.sequence;
-    this.#hubState = ack.state;
+    const isStale = ack.state === 'protected' && ack.sequence < this.#listSequence;
+    this.#hubState = isStale ? (this.#wasInSync ? 'resync' : 'initial-sync') : ack.state;
     if (ack.state === 'failed') {
       this.#failed = true;
       this.#lastError ??= 'the hub says that replication of this volume failed; its log says why';
@@ -76,7 +85,7 @@ export class VolumeHealth {
     }
     this.#failed = false;
     this.#lastError = undefined;
-    if (ack.state === 'protected') this.#wasInSync = true;
+    if (this.#hubState === 'protected') this.#wasInSync = true;
     this.meter.note(ack.syncDoneBytes, ack.syncTotalBytes);
   }
 

@@ -239,6 +239,7 @@ async function take(world: World, setting: Setting, each: Step): Promise<void> {
 function checkNow(world: World, setting: Setting): void {
   const { agent, model, volumes } = world;
   if (model.failure) throw new Error(model.failure);
+  for (const connection of world.hub.connections) if (connection.error) throw connection.error;
   // A mirror that goes wrong heals by beginning anew; here nothing may go wrong.
   expect(world.log.errors()).toEqual([]);
   // What is in the socket's hands of a list costs no more than its overhead; everything else is counted.
