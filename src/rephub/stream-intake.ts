@@ -26,20 +26,25 @@ export class StreamIntake {
   }
 
   write(message: ProtectedWrite): void {
-    const volume = this.#enter(message.volumeId, message.sequence);
+    const volume = this.#volume(message.volumeId);
+    // Before its sequence is taken: an entry that was refused must not count as received.
     checkOnVolume('a write', volume, message.offset, message.length);
+    this.#enter(volume, message.sequence);
     if (message.status === 0) volume.replica.write(message.offset, message.data, message.timeUs);
     else volume.replica.failedChange(message.offset, message.length, message.timeUs);
   }
 
   zero(message: ProtectedZero): void {
-    const volume = this.#enter(message.volumeId, message.sequence);
+    const volume = this.#volume(message.volumeId);
     checkOnVolume('a range of zeroes', volume, message.offset, message.length);
+    this.#enter(volume, message.sequence);
     volume.replica.zero(message.offset, message.length, message.trim, message.timeUs);
   }
 
   flush(message: ProtectedFlush): void {
-    this.#enter(message.volumeId, message.sequence).replica.flush(message.timeUs);
+    const volume = this.#volume(message.volumeId);
+    this.#enter(volume, message.sequence);
+    volume.replica.flush(message.timeUs);
   }
 
   dirty(message: Dirty): void {
@@ -74,8 +79,7 @@ export class StreamIntake {
     this.#touched.length = 0;
   }
 
-  #enter(volumeId: bigint, sequence: number): SessionVolume {
-    const volume = this.#volume(volumeId);
+  #enter(volume: SessionVolume, sequence: number): void {
     if (this.#position) {
       if (volume.replica.awaitsDirty) {
         throw new WireError(
@@ -85,7 +89,6 @@ export class StreamIntake {
       this.#position.take(sequence);
     }
     this.touch(volume);
-    return volume;
   }
 
   #volume(volumeId: bigint): SessionVolume {
