@@ -3,7 +3,7 @@
 // memory bounded. Nothing that arrives after the session's end may reach a replica.
 import type { Socket } from 'node:net';
 import { AssertionError, unreachable } from '../base/assert.ts';
-import { errorMessage, OperationError } from '../base/errors.ts';
+import { errorCode, errorMessage, OperationError } from '../base/errors.ts';
 import type { Logger } from '../base/log.ts';
 import type { MaybePromise } from '../base/maybe.ts';
 import type { VerifyProgress, VerifyResult, VolumeStatus } from '../control/status.ts';
@@ -180,7 +180,9 @@ export class AgentSession implements ReplicaLink {
     clearTimeout(this.#handshake);
     clearInterval(this.#progress);
     this.#heartbeat?.stop();
-    const why = reason ? errorMessage(reason) : 'the agent ended the connection without saying goodbye';
+    const why = describeEnd(reason);
+    // Whoever goes on talking nonsense after a goodbye did not mean it.
+    if (reason instanceof WireError) this.#isGraceful = false;
     this.#hashes.abortAll(new OperationError(`the agent is gone: ${why}`));
     for (const { replica } of this.#volumes.values()) replica.detach(this.#isGraceful, why);
     this.#starter.releaseAll();
@@ -397,6 +399,13 @@ export class AgentSession implements ReplicaLink {
       this.end(new Error(`the agent leaves more than ${maxUnsentBytes} bytes unread`));
     }
   }
+}
+
+function describeEnd(reason: Error | undefined): string {
+  if (!reason) return 'the agent ended the connection without saying goodbye';
+  if (reason instanceof WireError) return `the agent broke the protocol: ${reason.message}`;
+  if (errorCode(reason) !== undefined) return `the connection to the agent was lost: ${reason.message}`;
+  return errorMessage(reason);
 }
 
 function rethrow(error: Error): never {

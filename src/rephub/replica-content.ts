@@ -141,7 +141,11 @@ export class ReplicaContent {
 
   async #open(sizeBytes: number): Promise<boolean> {
     if (this.#closed) throw new BlockError('ESHUTDOWN', 'the hub is shutting down');
-    if (this.isOpen && this.#engine.sizeBytes === sizeBytes) return false;
+    if (this.isOpen && this.#engine.sizeBytes === sizeBytes) {
+      // Nobody begins on top of what an earlier connection left under way: a store that hangs would collect batches.
+      await this.#lane?.idle();
+      if (this.isOpen) return false;
+    }
     const { openStore, tuning, gatherMs, events } = this.#options;
     // Of a lane that failed everything in doubt is unread already; of a volume with a new size everything is.
     await this.#lane?.close().catch(() => undefined);

@@ -196,8 +196,10 @@ export class Replica {
       this.#content.requestCommit(true);
       return;
     }
-    const why = graceful ? 'the agent shut down before the replica was complete' : reason;
-    this.#enter('linkLost', this.#state === 'failed' ? this.lastError : why);
+    this.#enter(
+      'linkLost',
+      this.#state === 'failed' ? this.lastError : this.#whatIsLeft(graceful, reason, isWhole),
+    );
     this.#content.requestCommit(true);
   }
 
@@ -313,6 +315,14 @@ export class Replica {
     return (
       !this.#awaitingDirty && this.engine.isComplete && this.receivedSequence >= this.engine.targetSequence
     );
+  }
+
+  /** Why the replica is no longer followed, and what it is good for now: what somebody in need wants to know. */
+  #whatIsLeft(graceful: boolean, reason: string, isWhole: boolean): string {
+    if (graceful) return 'the agent shut down before the replica was complete';
+    if (!isWhole) return `${reason}; the replica is not complete`;
+    if (this.#received === 0) return `${reason}; the replica is complete`;
+    return `${reason}; the replica is complete as of sequence ${this.#received}`;
   }
 
   /** Takes the steps that have become possible. */

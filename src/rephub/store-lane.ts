@@ -117,6 +117,11 @@ export class StoreLane {
     return this.#follow(result.then(release));
   }
 
+  /** Resolves when the appends that are under way now have ended, well or not. */
+  async idle(): Promise<void> {
+    await this.#appending;
+  }
+
   /** Asks for a commit; `committed` tells when everything applied until it began is durable. @param urgent at once */
   requestCommit(urgent = false): void {
     this.#commits.request(urgent);

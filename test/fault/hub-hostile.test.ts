@@ -260,6 +260,9 @@ describe('what no agent may send', () => {
           expectSame(test.image().visible, before, `the replica after ${what} in the phase ${phase}`);
         }
       }
+      expect(test.hub.status()[0]).toMatchObject({
+        lastError: expect.stringMatching(/^the agent broke the protocol/),
+      });
       expect(test.hub.status()[0]!.state).not.toBe('protected');
     });
   }
@@ -321,7 +324,9 @@ describe('peers that take without giving', () => {
       gone = test.hub.status()[0]!.state === 'degraded';
     }
     await waitForState(test, 'degraded');
-    expect(test.hub.status()[0]!.lastError).toBe('the agent leaves more than 65536 bytes unread');
+    expect(test.hub.status()[0]!.lastError).toBe(
+      'the agent leaves more than 65536 bytes unread; the replica is not complete',
+    );
     peer.destroy();
   });
 

@@ -54,7 +54,11 @@ describe('an agent that comes back', () => {
     agent.drop();
     await waitForState(test, 'degraded');
     expect(test.hub.status()[0]).toMatchObject({ lagMs: null, dirtyBytes: 0, ackedSequence: last });
-    expect(test.hub.status()[0]!.lastError).toMatch(/connection|goodbye|reset/);
+    expect(test.hub.status()[0]!.lastError).toMatch(
+      new RegExp(
+        `^the (agent ended|connection to the agent was lost).*; the replica is complete as of sequence ${last}$`,
+      ),
+    );
     agent.write('disk', 8192, pattern(4096, 2));
     const bytes = countReads(agent);
     await agent.connect(test.port);
@@ -227,6 +231,7 @@ describe('an agent that comes back', () => {
     await waitUntil(() => test.hub.status()[0]!.dirtyBytes < MIB - 19 * 16_384, { what: 'progress' });
     agent.drop();
     await waitForState(test, 'degraded');
+    expect(test.hub.status()[0]!.lastError).toContain('; the replica is not complete');
     const left = test.hub.status()[0]!.dirtyBytes;
     agent.holdReads = false;
     const bytes = countReads(agent);
@@ -308,7 +313,9 @@ describe('a connection that is silent', () => {
     peer.onMessage = undefined;
     await peer.closed(2000);
     await waitForState(test, 'degraded');
-    expect(test.hub.status()[0]!.lastError).toBe('nothing was heard of the agent for 150 ms');
+    expect(test.hub.status()[0]!.lastError).toMatch(
+      /^nothing was heard of the agent for 150 ms; the replica is complete as of sequence \d+$/,
+    );
   });
 
   it('is given up when it never says what it is', async () => {
