@@ -114,6 +114,29 @@ describe('signs of life', () => {
   });
 });
 
+describe('a hub that asks for more than it takes', () => {
+  it('is not read from until it has taken something', async () => {
+    const h = await hub();
+    const device = new HeldDevice(disk());
+    const a = agent(h);
+    a.protect('sda', device);
+    a.start();
+    const c = await h.started();
+    await c.expect('dirty');
+    const frames = Array.from({ length: 300 }, (_, id) =>
+      encode.encodeRemoteIoRequest(id, 101n, 0, 512, true),
+    );
+    c.send(...frames, encode.encodePing('ping', 1n, 1));
+    await waitUntil(() => device.waiting.length === 16, { what: 'the reads' });
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    expect(c.of('pong')).toEqual([]);
+    device.holding = false;
+    await device.releaseAll();
+    await c.expect('remoteIoResponse', 300);
+    await c.expect('pong');
+  });
+});
+
 describe('losing the hub', () => {
   it('waits longer and longer between attempts, up to a limit, and says it once', async () => {
     const h = await hub();
@@ -311,8 +334,11 @@ describe('close', () => {
     await c.expect('dirty');
     c.pause();
     for (let at = 0; at < 60; at += 1) device.write(0, Buffer.alloc(MiB, at), false);
-    await a.close();
+    const closing = a.close();
+    // Too late: what it gets now must not end with a goodbye.
+    await new Promise((resolve) => setTimeout(resolve, 250));
     c.resume();
+    await closing;
     await waitUntil(() => c.ended, { what: 'the end' });
     expect(c.of('agentShutdown')).toEqual([]);
     expect(a.stats.queuedBytes).toBe(0);
