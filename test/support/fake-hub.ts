@@ -126,7 +126,7 @@ export class FakeConnection {
   /** The hub has ended it, whether the agent knows yet or not. */
   over = false;
   /** What was wrong with the agent's bytes. */
-  error: unknown;
+  error: Error | undefined;
 
   constructor(socket: Socket, hub: FakeHub) {
     this.#socket = socket;
@@ -242,7 +242,7 @@ export class FakeConnection {
       const used = this.#parser.consume(bytes);
       this.#held = Buffer.from(bytes.subarray(used));
     } catch (error) {
-      this.error = error;
+      this.error = error instanceof Error ? error : new Error(String(error));
       this.cut();
     }
   }

@@ -333,7 +333,7 @@ describe('close', () => {
     const c = await h.started();
     await c.expect('dirty');
     c.pause();
-    for (let at = 0; at < 60; at += 1) device.write(0, Buffer.alloc(MiB, at), false);
+    for (let at = 0; at < 60; at += 1) void device.write(0, Buffer.alloc(MiB, at), false);
     const closing = a.close();
     // Too late: what it gets now must not end with a goodbye.
     await new Promise((resolve) => setTimeout(resolve, 250));
@@ -411,7 +411,7 @@ describe('close', () => {
     a.start();
     const c = await h.started();
     await c.expect('dirty');
-    device.write(0, pattern(128 * KiB, 1), false);
+    void device.write(0, pattern(128 * KiB, 1), false);
     expect(a.status().link.state).toBe('degraded');
     const closing = a.close();
     await c.expect('dirty', 2);

@@ -102,9 +102,9 @@ describe('the guest', () => {
     const rig = new VolumeRig(recorder);
     rig.connect();
     await rig.sent();
-    rig.filter.read(512, Buffer.alloc(512));
-    rig.filter.cache(0, 4096);
-    rig.filter.extents(0, 4096);
+    void rig.filter.read(512, Buffer.alloc(512));
+    void rig.filter.cache(0, 4096);
+    void rig.filter.extents(0, 4096);
     expect(recorder.take()).toEqual(['read 512+512', 'cache 0+4096', 'extents 0+4096']);
     expect(await rig.sent()).toEqual([]);
   });
@@ -113,10 +113,10 @@ describe('the guest', () => {
     const recorder = new RecorderDevice(memory());
     const rig = new VolumeRig(recorder);
     rig.connect();
-    rig.filter.write(0, pattern(512, 1), true);
-    rig.filter.trim(0, 512, true);
-    rig.filter.writeZeroes(0, 512, true, true);
-    rig.filter.writeZeroes(0, 512, false, false);
+    void rig.filter.write(0, pattern(512, 1), true);
+    void rig.filter.trim(0, 512, true);
+    void rig.filter.writeZeroes(0, 512, true, true);
+    void rig.filter.writeZeroes(0, 512, false, false);
     expect(recorder.take()).toEqual([
       'write 0+512 fua',
       'trim 0+512 fua',
@@ -130,9 +130,9 @@ describe('the guest', () => {
     rig.connect();
     rig.ack();
     await rig.sent();
-    rig.filter.write(0, Buffer.alloc(0), false);
-    rig.filter.trim(0, 0, false);
-    rig.filter.writeZeroes(0, 0, false, true);
+    void rig.filter.write(0, Buffer.alloc(0), false);
+    void rig.filter.trim(0, 0, false);
+    void rig.filter.writeZeroes(0, 0, false, true);
     expect(await rig.sent()).toEqual([]);
     expect(rig.volume.map.dirtyBytes).toBe(0);
   });
@@ -296,11 +296,11 @@ describe('dirty', () => {
     const rig = new VolumeRig(memory());
     rig.connect();
     rig.ack();
-    rig.filter.write(0, pattern(512, 1), false);
-    rig.filter.write(2 * CHUNK, pattern(512, 2), false);
+    void rig.filter.write(0, pattern(512, 1), false);
+    void rig.filter.write(2 * CHUNK, pattern(512, 2), false);
     await rig.sent();
     rig.disconnect();
-    rig.filter.write(5 * CHUNK, pattern(512, 3), false);
+    void rig.filter.write(5 * CHUNK, pattern(512, 3), false);
     // The hub has 1 and 2, not 3. Both are in one generation: what isn't known to be there is named again.
     rig.connect(true, 2);
     expect(await rig.sent()).toEqual([`dirty 0+${CHUNK} ${2 * CHUNK}+${CHUNK} ${5 * CHUNK}+${CHUNK}`]);
@@ -324,14 +324,14 @@ describe('a full queue', () => {
       expect(rig.filter.write(at * CHUNK, pattern(4096, at), false)).toBeUndefined();
     expect(rig.volume.mode).toBe('degraded');
     expect(rig.stream.queue.bytes).toBeLessThanOrEqual(64 * KiB);
-    rig.filter.write(0, pattern(512, 99), false);
-    rig.filter.flush();
-    rig.filter.trim(31 * CHUNK, 512, false);
+    void rig.filter.write(0, pattern(512, 99), false);
+    void rig.filter.flush();
+    void rig.filter.trim(31 * CHUNK, 512, false);
     await rig.turns();
     rig.outlet.taking = true;
     rig.outlet.take();
     expect(rig.volume.mode).toBe('on');
-    rig.filter.write(40 * CHUNK, pattern(512, 100), false);
+    void rig.filter.write(40 * CHUNK, pattern(512, 100), false);
     const sent = await rig.sent();
     expect(sent.slice(0, 15)).toEqual(Array.from({ length: 15 }, (_, at) => `write ${at * CHUNK}+4096`));
     const list = sent.slice(15);
@@ -352,7 +352,7 @@ describe('a full queue', () => {
     rig.ack();
     const early = rig.filter.write(CHUNK, pattern(512, 1), false);
     device.holding = false;
-    rig.filter.write(0, pattern(8 * KiB, 2), false);
+    void rig.filter.write(0, pattern(8 * KiB, 2), false);
     expect(rig.volume.mode).toBe('degraded');
     device.holding = true;
     const late = rig.filter.write(3 * CHUNK, pattern(512, 3), false);

@@ -140,7 +140,7 @@ describe("with a hub that knows the RFC's protocol alone", () => {
     const c = await h.started();
     await untilState(a, 'initial-sync');
     const data = writeNow(device, 4096, 1024);
-    device.flush();
+    void device.flush();
     writeNow(device, 0, 512);
     const writes = await c.expect('protectedWrite', 2);
     expect(writes[0]).toMatchObject({ volumeId: 101n, offset: 4096, length: 1024, status: 0, sequence: 0 });

@@ -124,7 +124,7 @@ afterEach(async () => {
 describe('a remote read', () => {
   it('gives the data and the newest sequence', async () => {
     const data = pattern(4096, 1);
-    side.rig.filter.write(8192, data, false);
+    void side.rig.filter.write(8192, data, false);
     side.read(5, 8192, 4096);
     side.read(6, 8192 - 512, 1024);
     const [whole, part] = await side.answers();
@@ -134,7 +134,7 @@ describe('a remote read', () => {
   });
 
   it('leaves zeroes out, but only where there is nothing else', async () => {
-    side.rig.filter.write(MiB - 512, Buffer.concat([Buffer.alloc(511), Buffer.from([1])]), false);
+    void side.rig.filter.write(MiB - 512, Buffer.concat([Buffer.alloc(511), Buffer.from([1])]), false);
     side.read(1, 0, MiB);
     side.read(2, MiB, MiB);
     side.read(3, SIZE - 512, 512);
@@ -148,7 +148,7 @@ describe('a remote read', () => {
 
   it('gives an RFC hub its zeroes, and no sequence', async () => {
     side = new HubSide(new MemoryDevice({ sizeBytes: SIZE }), { extensions: false });
-    side.rig.filter.write(0, pattern(512, 1), false);
+    void side.rig.filter.write(0, pattern(512, 1), false);
     side.read(1, 4096, 1024);
     expect(await side.answers()).toMatchObject([
       { status: 0, sequence: 0, allZero: false, data: Buffer.alloc(1024) },
@@ -190,7 +190,7 @@ describe('a remote read', () => {
     side = new HubSide(new MemoryDevice({ sizeBytes: SIZE }), { queueBytes: 16 * KiB });
     await side.rig.turns();
     side.rig.outlet.taking = false;
-    for (let at = 0; at < 6; at += 1) side.rig.filter.write(at * 4096, pattern(4096, at), false);
+    for (let at = 0; at < 6; at += 1) void side.rig.filter.write(at * 4096, pattern(4096, at), false);
     expect(side.rig.volume.mode).toBe('degraded');
     side.read(1, 0, 8192);
     await side.rig.turns();
@@ -211,7 +211,7 @@ describe('a remote read', () => {
     side.read(1, 0, 8192);
     await side.rig.turns();
     device.holding = false;
-    for (let at = 0; at < 6; at += 1) side.rig.filter.write(at * 4096, pattern(4096, at), false);
+    for (let at = 0; at < 6; at += 1) void side.rig.filter.write(at * 4096, pattern(4096, at), false);
     await device.waiting[0]!.release();
     await side.rig.turns();
     expect(side.stats.remoteReads).toBe(0);
@@ -262,7 +262,7 @@ describe('a remote write', () => {
       data.fill(0xdd);
       await side.rig.turns();
       const target = Buffer.alloc(length);
-      side.rig.filter.read(0, target);
+      void side.rig.filter.read(0, target);
       expect(target).toEqual(copy);
     }
     expect(await side.rig.sent()).toEqual(['remoteIoResponse', 'remoteIoResponse']);
@@ -344,7 +344,7 @@ describe('the window', () => {
     side.read(7, 0, 4 * MiB);
     expect(side.pauses).toEqual(['pause']);
     expect(side.window.isPaused).toBe(true);
-    side.rig.filter.write(0, pattern(512, 1), false);
+    void side.rig.filter.write(0, pattern(512, 1), false);
     for (let round = 0; round < 30; round += 1) {
       await side.rig.turns(2);
       expect(sharedPool.liveBytes - liveBefore).toBeLessThanOrEqual(32 * MiB);
@@ -374,10 +374,10 @@ describe('a digest', () => {
   it('travels in the stream, at the place where it is true', async () => {
     const data = pattern(64 * KiB, 1);
     await side.rig.sent();
-    side.rig.filter.write(0, data, false);
+    void side.rig.filter.write(0, data, false);
     expect(side.hash(9, 0, 64 * KiB)).toBe(true);
     await side.rig.turns(2);
-    side.rig.filter.write(0, pattern(512, 2), false);
+    void side.rig.filter.write(0, pattern(512, 2), false);
     await side.rig.turns(6);
     const kinds = side.rig.outlet.messages.map((message) => message.kind);
     expect(kinds).toEqual(['protectedWrite', 'hashResponse', 'protectedWrite']);
@@ -406,7 +406,7 @@ describe('a digest', () => {
     side.hash(10, 0, 8192);
     await side.rig.turns();
     device.holding = false;
-    side.rig.filter.write(8192, pattern(512, 1), false);
+    void side.rig.filter.write(8192, pattern(512, 1), false);
     await device.releaseAll();
     expect((await side.digests()).map(({ requestId, status }) => [requestId, status])).toEqual([
       [0, 1],
@@ -453,8 +453,8 @@ describe('a digest', () => {
     side = new HubSide(new MemoryDevice({ sizeBytes: SIZE }), { queueBytes: 8 * KiB });
     await side.rig.turns();
     side.rig.outlet.taking = false;
-    side.rig.filter.write(0, pattern(4096, 1), false);
-    side.rig.filter.write(0, pattern(4096, 2), false);
+    void side.rig.filter.write(0, pattern(4096, 1), false);
+    void side.rig.filter.write(0, pattern(4096, 2), false);
     expect(side.rig.volume.mode).toBe('degraded');
     side.hash(1, MiB, 512);
     await side.rig.turns(3);
