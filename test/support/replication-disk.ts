@@ -178,7 +178,7 @@ export class ReplicationDisk extends PassThrough {
     }
     const answer = result.then(() => this.#late()).then(end);
     // Hears of the answer right after the mirror, which asks for it before this microtask.
-    queueMicrotask(() => answer.then(after, after));
+    queueMicrotask(() => void answer.then(after, after));
     return answer;
   }
 }

@@ -195,7 +195,7 @@ export class World {
       timeoutMs: 3000,
       intervalMs: 1,
     });
-    if (this.#unexpected) throw this.#unexpected;
+    if (this.#unexpected) throw new Error('unexpected', { cause: this.#unexpected });
     const faults = this.volumes.reduce((sum, { disk }) => sum + disk.faults, 0);
     expect(this.#failures, 'failures that guests saw').toBe(faults);
   }

@@ -1,6 +1,6 @@
 // An NBD export as a block device: turns calls into requests that the server takes. It keeps no data, and it relies on
 // the device above for the order of overlapping changes in flight, as every NBD client must.
-import { BlockError } from '../../base/errors.ts';
+import { BlockError, toBlockError } from '../../base/errors.ts';
 import { within } from '../../base/lifecycle.ts';
 import { GiB, MAX_REQUEST_BYTES, MiB } from '../../base/limits.ts';
 import type { Logger } from '../../base/log.ts';
@@ -146,7 +146,7 @@ export class NbdDevice implements BlockDevice {
   async #close(): Promise<void> {
     const { closeTimeoutMs } = this.#options;
     const idle = await within(this.#settled(), closeTimeoutMs);
-    let failure: unknown;
+    let failure: BlockError | undefined;
     if (!idle) {
       failure = new BlockError('EIO', `the NBD server left requests unanswered for ${closeTimeoutMs} ms`);
     } else if (this.#link.owesFlush) {
@@ -156,18 +156,13 @@ export class NbdDevice implements BlockDevice {
     if (failure) throw failure;
   }
 
-  async #lastFlush(timeoutMs: number): Promise<unknown> {
+  async #lastFlush(timeoutMs: number): Promise<BlockError | undefined> {
     try {
-      if (
-        await within(
-          this.#link.flush(true).then(() => true),
-          timeoutMs,
-        )
-      )
-        return undefined;
+      const flushed = this.#link.flush(true).then(() => true);
+      if (await within(flushed, timeoutMs)) return undefined;
       return new BlockError('EIO', `the NBD server did not answer the last FLUSH within ${timeoutMs} ms`);
     } catch (error) {
-      return error;
+      return toBlockError(error);
     }
   }
 
