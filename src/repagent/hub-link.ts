@@ -15,6 +15,8 @@ export interface ReconnectOptions {
   readonly steadyMs: number;
   /** How long one attempt may take, ms. */
   readonly connectTimeoutMs: number;
+  /** How long a hub may be silent after the report before it's dialed again, ms. */
+  readonly helloTimeoutMs: number;
 }
 
 export const DEFAULT_RECONNECT: ReconnectOptions = {
@@ -22,6 +24,7 @@ export const DEFAULT_RECONNECT: ReconnectOptions = {
   longestMs: 5000,
   steadyMs: 5000,
   connectTimeoutMs: 10_000,
+  helloTimeoutMs: 60_000,
 };
 
 export interface SessionHooks {
@@ -122,14 +125,21 @@ export class HubLink {
   #connected(socket: Socket): void {
     this.note('connected');
     this.#negotiatedAtMs = undefined;
+    // A host that died just now, or anything but a hub, would hold the link for as long as TCP tries.
+    const { helloTimeoutMs } = this.#options.reconnect;
+    const deadline = setTimeout(() => {
+      socket.destroy(new Error(`the hub has said nothing for ${helloTimeoutMs} ms`));
+    }, helloTimeoutMs);
     const hooks: SessionHooks = {
       onNegotiated: () => {
+        clearTimeout(deadline);
         this.note('negotiated');
         this.#negotiatedAtMs = performance.now();
         this.#connections += 1;
         this.#lastError = undefined;
       },
       onEnded: (reason) => {
+        clearTimeout(deadline);
         this.#session = undefined;
         this.#lost(reason ?? new Error('the hub ended the connection'));
       },
@@ -138,6 +148,7 @@ export class HubLink {
       this.#session = this.#options.openSession(socket, hooks);
     } catch (error) {
       // Nothing on this path may reach the process, which serves guests.
+      clearTimeout(deadline);
       socket.destroy();
       this.#lost(error instanceof Error ? error : new Error(String(error)));
     }

@@ -48,18 +48,14 @@ class ServeProcess {
     this.#logger = logger;
   }
 
-  /** Starts in the reverse order of stopping: clients drain first, then images close, then the hub hears of it. */
+  /** Starts in the reverse order of stopping: clients drain first, then the hub hears of it, then images close. */
   async start(
     startup: Startup,
     listen: readonly ListenAddress[],
     plan: readonly PlannedLink[],
   ): Promise<void> {
     await startup.step('control API', this.#startControl(), (control) => control.close());
-    const replication = await startup.step(
-      'replication',
-      createReplication(this.#config, this.#logger),
-      (one) => one.close(),
-    );
+    const replication = await createReplication(this.#config, this.#logger);
     this.#replication = replication;
     for (const image of this.#config.images) {
       const { format, readOnly } = this.#config;
@@ -70,6 +66,8 @@ class ServeProcess {
       );
       this.#volumes.push(volume);
     }
+    // Before the images: until the goodbye the hub may still read what it lacks.
+    await startup.step('replication', Promise.resolve(replication), (one) => one.close());
     const server = await startup.step('NBD server', this.#startServer(listen), (one) => one.close());
     // A socket that was passed to us shows its address only now.
     checkExposure(server.addresses, this.#config.insecure, 'NBD connections');
