@@ -159,8 +159,10 @@ export class ProtectedVolume implements StreamMember {
   get awaitsAck(): boolean {
     const { hubState, isFailed, ackedSequence } = this.health;
     if (isFailed || ackedSequence >= this.lastSequence) return false;
+    // A hub that reads the whole disk acknowledges nothing before the end of it, which may be hours away.
+    if (hubState === 'initial-sync') return false;
     // What the hub has not read of a closed device it never will.
-    return !this.isClosed || (hubState !== 'initial-sync' && hubState !== 'resync');
+    return !this.isClosed || hubState !== 'resync';
   }
 
   /** The hub doesn't follow any more. */

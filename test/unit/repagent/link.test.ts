@@ -292,6 +292,8 @@ describe('close', () => {
     a.start();
     const c = await h.started();
     await c.expect('dirty');
+    ackAll(h, a);
+    await untilState(a, 'protected');
     for (let at = 0; at < 100; at += 1) writeNow(device, at * 4096, 4096);
     const closing = a.close();
     expect(a.close()).toBe(closing);
@@ -318,10 +320,24 @@ describe('close', () => {
     a.start();
     const c = await h.started();
     await c.expect('dirty');
+    ackAll(h, a);
+    await untilState(a, 'protected');
     writeNow(device, 0, 4096);
     const began = performance.now();
     await a.close();
     expect(performance.now() - began).toBeLessThan(1000);
+    expect((await c.expect('agentShutdown'))[0]).toMatchObject({ sequence: 2 });
+  });
+
+  it('does not wait for the end of an initial sync: the hub acknowledges nothing before it', async () => {
+    const h = await hub();
+    const a = agent(h, { shutdownTimeoutMs: 60_000 });
+    const device = a.protect('sda', disk());
+    a.start();
+    const c = await h.started();
+    await c.expect('dirty');
+    writeNow(device, 0, 4096);
+    await a.close();
     expect((await c.expect('agentShutdown'))[0]).toMatchObject({ sequence: 2 });
   });
 
