@@ -92,9 +92,17 @@ export const NBD_SIMPLE_REPLY_MAGIC = 0x6744_6698;
 /** Magic of a structured reply chunk. */
 export const NBD_STRUCTURED_REPLY_MAGIC = 0x668e_33ef;
 
-/** Bytes of a request header, and of a simple reply. */
+/** Magics of a request and of a reply chunk once extended headers were negotiated. */
+export const NBD_EXTENDED_REQUEST_MAGIC = 0x21e4_1c71;
+export const NBD_EXTENDED_REPLY_MAGIC = 0x6e8a_278c;
+
+/** Bytes of a request header, of a simple reply, and of the header of a structured reply chunk. */
 export const NBD_REQUEST_BYTES = 28;
 export const NBD_SIMPLE_REPLY_BYTES = 16;
+export const NBD_STRUCTURED_REPLY_BYTES = 20;
+/** The same with extended headers: a request, and a reply chunk. */
+export const NBD_EXTENDED_REQUEST_BYTES = 32;
+export const NBD_EXTENDED_REPLY_BYTES = 32;
 
 /** Commands, client to server. */
 export const NBD_CMD = {
@@ -116,6 +124,27 @@ export const NBD_CMD_FLAG_DF = 1 << 2;
 export const NBD_CMD_FLAG_REQ_ONE = 1 << 3;
 export const NBD_CMD_FLAG_FAST_ZERO = 1 << 4;
 export const NBD_CMD_FLAG_PAYLOAD_LEN = 1 << 5;
+
+/** Flags of a structured reply chunk (16 bits). */
+export const NBD_REPLY_FLAG_DONE = 1 << 0;
+
+const REPLY_ERROR = 2 ** 15;
+
+/** Types of structured reply chunks; bit 15 marks an error. */
+export const NBD_REPLY_TYPE = {
+  NONE: 0,
+  OFFSET_DATA: 1,
+  OFFSET_HOLE: 2,
+  BLOCK_STATUS: 5,
+  BLOCK_STATUS_EXT: 6,
+  ERROR: REPLY_ERROR + 1,
+  ERROR_OFFSET: REPLY_ERROR + 2,
+} as const;
+
+/** The meta context of allocation, and the flags of its extents. */
+export const NBD_BASE_ALLOCATION = 'base:allocation';
+export const NBD_STATE_HOLE = 1 << 0;
+export const NBD_STATE_ZERO = 1 << 1;
 
 /** Error values of replies. */
 export const NBD_ERROR = {
