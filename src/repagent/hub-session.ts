@@ -25,6 +25,9 @@ import { VerifyRequests } from './verify-requests.ts';
 /** Bytes that a hub may leave unread before its own questions are not answered any more. */
 const MAX_UNSENT_BYTES = 64 * MiB;
 
+/** A hub may begin anew with a volume now and then; each time costs a list of what it lacks. */
+const MAX_STARTS_PER_VOLUME = 64;
+
 /** After the farewell the hub ends the connection; it gets so long for it, ms. */
 const GOODBYE_MS = 1000;
 
@@ -70,6 +73,8 @@ export class HubSession implements ByteConsumer {
   #liveness: Liveness | undefined;
   #reportRetry: NodeJS.Timeout | undefined;
   #pingToken = 0n;
+  #starts = 0;
+  #saidStrange = false;
 
   /** Takes over a connected socket, and reports the volumes. */
   constructor(socket: Socket, options: SessionOptions) {
@@ -335,8 +340,14 @@ export class HubSession implements ByteConsumer {
   #start(message: StartProtect): void {
     const { volumeId, name, resumeSequence } = message;
     const volume = this.#options.volumes.get(name);
+    this.#starts += 1;
+    if (this.#starts > MAX_STARTS_PER_VOLUME * this.#options.volumes.size) {
+      throw new WireError(
+        `START_PROTECT came ${this.#starts} times; at most ${MAX_STARTS_PER_VOLUME} a volume`,
+      );
+    }
     if (!volume) {
-      this.#logger.warn({ volume: name }, 'the hub wants to replicate a volume that was not reported');
+      this.#strange({ volume: name }, 'the hub wants to replicate a volume that was not reported');
       return;
     }
     const other = this.#ids.get(volumeId);
@@ -363,7 +374,7 @@ export class HubSession implements ByteConsumer {
   #refused({ volumeId, text }: VolumeError): void {
     const volume = this.#ids.get(volumeId);
     if (!volume) {
-      this.#logger.warn({ volumeId: String(volumeId), reason: text }, 'the hub refused an unknown volume');
+      this.#strange({ volumeId: String(volumeId), reason: text }, 'the hub refused an unknown volume');
       return;
     }
     if (volume.health.lastError !== text) {
@@ -371,6 +382,13 @@ export class HubSession implements ByteConsumer {
     }
     volume.health.refused(text);
     this.#farewell.check();
+  }
+
+  /** What makes no sense is told once a connection: a hub must not fill the log. */
+  #strange(about: object, message: string): void {
+    if (this.#saidStrange) this.#logger.debug(about, message);
+    else this.#logger.warn(about, message);
+    this.#saidStrange = true;
   }
 
   /** Sends a frame that is not of the stream. */

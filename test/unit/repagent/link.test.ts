@@ -114,6 +114,28 @@ describe('signs of life', () => {
   });
 });
 
+describe('a hub that begins again and again', () => {
+  it('loses its connection before its lists fill the memory, and the log has few lines of it', async () => {
+    const h = await hub();
+    const log = captureLog();
+    const strange = () => log.lines().filter(({ level, msg }) => level >= 40 && msg.includes('not reported'));
+    const a = agent(h, { logger: log.logger });
+    a.protect('sda', disk());
+    a.start();
+    const c = await h.started();
+    await c.expect('dirty');
+    for (let time = 0; time < 60; time += 1) c.send(encode.encodeStartProtect(7n, 'nobody', null));
+    await waitUntil(() => strange().length > 0, { what: 'the line' });
+    c.send(encode.encodeStartProtect(101n, 'sda', null));
+    await c.expect('dirty', 2);
+    expect(h.connections.length).toBe(1);
+    for (let time = 0; time < 10; time += 1) c.send(encode.encodeStartProtect(101n, 'sda', null));
+    await h.started(2);
+    expect(strange().length).toBe(1);
+    expect(JSON.stringify(log.lines()).includes('at most 64 a volume')).toBe(true);
+  });
+});
+
 describe('a hub that asks for more than it takes', () => {
   it('is not read from until it has taken something', async () => {
     const h = await hub();
