@@ -26,7 +26,7 @@ interface Page {
 }
 
 export class Bitmap {
-  readonly sizeBits: number;
+  #sizeBits: number;
   readonly #pages = new Map<number, Page>();
   #count = 0;
   /** The page that a single bit was set in last: the next one is likely to be in it too. */
@@ -35,7 +35,20 @@ export class Bitmap {
 
   constructor(sizeBits: number) {
     assert(Number.isSafeInteger(sizeBits) && sizeBits >= 0, `bitmap size ${sizeBits} is not a count`);
-    this.sizeBits = sizeBits;
+    this.#sizeBits = sizeBits;
+  }
+
+  get sizeBits(): number {
+    return this.#sizeBits;
+  }
+
+  /** Makes the map larger; the bits that are new are clear. */
+  grow(sizeBits: number): void {
+    assert(
+      Number.isSafeInteger(sizeBits) && sizeBits >= this.#sizeBits,
+      `a bitmap of ${this.#sizeBits} bits cannot have ${sizeBits}: it only grows`,
+    );
+    this.#sizeBits = sizeBits;
   }
 
   /** How many bits are set. */

@@ -47,6 +47,12 @@ export interface BlockDevice {
   cache(offset: number, length: number): MaybePromise<void>;
   /** The allocation of the range: contiguous extents in order, which cover exactly [offset, offset + length). */
   extents(offset: number, length: number): MaybePromise<Extent[]>;
+  /**
+   * Makes the disk larger, durably; what is new reads as zeroes. Never smaller.
+   * @param sizeBytes above the present size
+   * @throws BlockError ENOTSUP where the size is not the device's to decide; ENOSPC
+   */
+  resize(sizeBytes: number): MaybePromise<void>;
   /** Waits for what is in flight, makes it durable, and lets go. Idempotent. */
   close(): Promise<void>;
 }

@@ -8,6 +8,7 @@ import type { Logger } from '../base/log.ts';
 import type { MaybePromise } from '../base/maybe.ts';
 import { allData, type BlockDevice, type DeviceLimits, type Extent } from './block-device.ts';
 import { type DiskFile, openDiskFile } from './disk-file.ts';
+import { diskSize } from './disk-size.ts';
 import { fileExtents } from './file-extents.ts';
 import {
   type FileIo,
@@ -53,10 +54,11 @@ export async function openFileDevice(options: FileDeviceOptions): Promise<Ordere
 }
 
 class FileDevice implements BlockDevice {
-  readonly sizeBytes: number;
+  #sizeBytes: number;
   readonly limits: DeviceLimits;
   readonly #path: string;
   readonly #fd: number;
+  readonly #isBlockDevice: boolean;
   readonly #io: FileIo;
   readonly #native: NativeFs | undefined;
   readonly #zero: FileZero;
@@ -71,7 +73,8 @@ class FileDevice implements BlockDevice {
     this.#fd = file.fd;
     this.#io = options.io ?? systemIo(native);
     this.#native = native;
-    this.sizeBytes = file.sizeBytes;
+    this.#sizeBytes = file.sizeBytes;
+    this.#isBlockDevice = file.isBlockDevice;
     this.limits = {
       readOnly,
       minBlockBytes: 1,
@@ -89,6 +92,10 @@ class FileDevice implements BlockDevice {
           'flush failed; the image may have lost writes',
         ),
     );
+  }
+
+  get sizeBytes(): number {
+    return this.#sizeBytes;
   }
 
   read(offset: number, target: Buffer): MaybePromise<void> {
@@ -149,6 +156,12 @@ class FileDevice implements BlockDevice {
     return this.#inFlight.track(fileExtents(this.#native, this.#fd, offset, length));
   }
 
+  /** A file is made longer, sparse; a block device has to have been made larger by its own tool. */
+  resize(sizeBytes: number): MaybePromise<void> {
+    this.#checkOpen();
+    return this.#inFlight.track(this.#grow(sizeBytes));
+  }
+
   close(): Promise<void> {
     this.#closing ??= this.#finish();
     return this.#closing;
@@ -178,6 +191,27 @@ class FileDevice implements BlockDevice {
     if (result instanceof Promise) return this.#change(what, offset, result, fua);
     this.#flusher.markChanged();
     return fua ? this.#flush() : undefined;
+  }
+
+  async #grow(sizeBytes: number): Promise<void> {
+    if (this.#isBlockDevice) {
+      const availableBytes = diskSize(this.#fd);
+      if (availableBytes < sizeBytes) {
+        throw new BlockError(
+          'ENOSPC',
+          `the block device ${this.#path} has ${availableBytes} bytes; make it larger first (such as lvextend)`,
+        );
+      }
+    } else {
+      try {
+        fs.ftruncateSync(this.#fd, sizeBytes);
+      } catch (error) {
+        throw this.#failure('resize', sizeBytes, error);
+      }
+      this.#flusher.markChanged();
+      await this.#flusher.flush();
+    }
+    this.#sizeBytes = sizeBytes;
   }
 
   #flush(): MaybePromise<void> {

@@ -22,7 +22,7 @@ export interface MemoryDeviceOptions {
 }
 
 export class MemoryDevice implements BlockDevice {
-  readonly sizeBytes: number;
+  #sizeBytes: number;
   readonly limits: DeviceLimits;
   readonly #pages = new Map<number, Buffer>();
   #closed = false;
@@ -32,13 +32,17 @@ export class MemoryDevice implements BlockDevice {
     if (!Number.isSafeInteger(sizeBytes) || sizeBytes <= 0 || sizeBytes > MAX_DISK_BYTES) {
       throw new BlockError('EINVAL', `a memory disk of ${sizeBytes} bytes is not possible`);
     }
-    this.sizeBytes = sizeBytes;
+    this.#sizeBytes = sizeBytes;
     this.limits = {
       readOnly: options.readOnly ?? false,
       minBlockBytes: options.minBlockBytes ?? 1,
       preferredBlockBytes: 4 * KiB,
       maxRequestBytes: MAX_REQUEST_BYTES,
     };
+  }
+
+  get sizeBytes(): number {
+    return this.#sizeBytes;
   }
 
   /** Bytes of memory that hold data. */
@@ -116,6 +120,11 @@ export class MemoryDevice implements BlockDevice {
     }
     list.addUntil(offset + length, true, true);
     return list.finish();
+  }
+
+  resize(sizeBytes: number): void {
+    this.#checkOpen();
+    this.#sizeBytes = sizeBytes;
   }
 
   async close(): Promise<void> {

@@ -77,6 +77,10 @@ export class OrderedDevice implements BlockDevice {
     return this.#below.extents(offset, length);
   }
 
+  resize(sizeBytes: number): MaybePromise<void> {
+    return this.#below.resize(sizeBytes);
+  }
+
   close(): Promise<void> {
     this.#closing ??= this.#finish();
     return this.#closing;

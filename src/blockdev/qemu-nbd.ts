@@ -120,6 +120,14 @@ export class QemuImage implements BlockDevice {
     return this.#device.extents(offset, length);
   }
 
+  /** The format's own tool does that, while nobody has the image open. @throws BlockError always */
+  resize(_sizeBytes: number): never {
+    throw new BlockError(
+      'ENOTSUP',
+      'only raw images grow while they are served; stop, use qemu-img resize, start',
+    );
+  }
+
   /** Closes the connection, then ends the process, which writes out what it holds. */
   close(): Promise<void> {
     this.#closing ??= this.#finish();

@@ -6,6 +6,7 @@ import type { Command } from './command.ts';
 import { demoCommand } from './commands/demo.ts';
 import { filtersCommand } from './commands/filters.ts';
 import { hubCommand } from './commands/hub.ts';
+import { resizeCommand } from './commands/resize.ts';
 import { serveCommand } from './commands/serve.ts';
 import { statusCommand } from './commands/status.ts';
 import { verifyCommand } from './commands/verify.ts';
@@ -20,6 +21,7 @@ export const COMMANDS: readonly Command[] = [
   statusCommand,
   waitCommand,
   verifyCommand,
+  resizeCommand,
   filtersCommand,
   demoCommand,
 ];
@@ -110,7 +112,11 @@ function describeCommand(builder: Argv, command: Command): Argv {
 
 function usageText(command: Command): string {
   const positionals = Object.values(command.options).filter((spec) => spec.positional !== undefined);
-  const words = [command.name, ...positionals.map((spec) => `${spec.positional}...`), '[options]'];
+  const words = [
+    command.name,
+    ...positionals.map((spec) => `${spec.positional}${spec.repeatable ? '...' : ''}`),
+    '[options]',
+  ];
   const rows = positionals.map((spec) => `\n\n${spec.positional}: ${spec.describe}`);
   return `repagent ${words.join(' ')}\n\n${command.describe}.${rows.join('')}`;
 }

@@ -54,6 +54,22 @@ export async function runVerify(
   });
 }
 
+/**
+ * Makes a volume larger.
+ * @param sizeBytes its new size
+ * @throws OperationError with the process's own message when it can't
+ */
+export async function requestResize(
+  address: ControlAddress,
+  volume: string,
+  sizeBytes: number,
+): Promise<void> {
+  const path = `/resize?volume=${encodeURIComponent(volume)}&size=${sizeBytes}`;
+  const response = await send(address, 'POST', path, STREAM_TIMEOUT_MS);
+  const body = await readJson(address, response);
+  if (response.statusCode !== 200) throw failure(address, body);
+}
+
 async function getJson(address: ControlAddress, path: string): Promise<unknown> {
   const response = await send(address, 'GET', path, ANSWER_TIMEOUT_MS);
   const body = await readJson(address, response);

@@ -1,5 +1,5 @@
-// The control API of a running process: status, filter statistics and online verification, as HTTP and JSON on a unix
-// socket or on loopback. It only reads; it must never be reachable from another machine, nor from a web page.
+// The control API of a running process: status, filter statistics, online verification and resizing, as HTTP and JSON on
+// a unix socket or on loopback. It must never be reachable from another machine, nor from a web page.
 import { unlinkSync } from 'node:fs';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
@@ -19,6 +19,8 @@ export interface ControlHandlers {
   /** Published statistics of filters, by export and filter. */
   stats(): unknown;
   verify(volume: string, onProgress: (progress: VerifyProgress) => void): Promise<VerifyResult>;
+  /** Makes a volume larger, bytes. Left out where sizes are not this process's to decide. */
+  resize?(volume: string, sizeBytes: number): Promise<void>;
 }
 
 export interface ControlServerOptions {
@@ -95,6 +97,11 @@ function routesOf(handlers: ControlHandlers): Route[] {
       path: '/verify',
       handle: (request, response) => verifyOne(request, response, handlers, verifying),
     },
+    {
+      method: 'POST',
+      path: '/resize',
+      handle: (request, response) => resizeOne(request, response, handlers),
+    },
   ];
 }
 
@@ -136,6 +143,26 @@ async function verifyOne(
   } finally {
     verifying.delete(volume);
   }
+}
+
+async function resizeOne(
+  request: RouteRequest,
+  response: ServerResponse,
+  handlers: ControlHandlers,
+): Promise<void> {
+  const volume = request.query.get('volume');
+  const size = request.query.get('size') ?? '';
+  const sizeBytes = /^\d{1,16}$/.test(size) ? Number(size) : Number.NaN;
+  if (!volume || !Number.isSafeInteger(sizeBytes)) {
+    throw new UsageError('name the volume and its new size in bytes: /resize?volume=NAME&size=BYTES');
+  }
+  if (!handlers.resize) {
+    throw new OperationError('this process cannot resize volumes', {
+      hint: 'ask the agent that serves the volume: repagent resize --control ADDR',
+    });
+  }
+  await handlers.resize(volume, sizeBytes);
+  sendJson(response, 200, { volume, sizeBytes });
 }
 
 /** A web page may name this API by a host name of its own (DNS rebinding), or post to it from another origin. */

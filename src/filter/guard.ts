@@ -3,6 +3,7 @@
 import { AssertionError } from '../base/assert.ts';
 import { BlockError, type BlockErrorCode, toBlockError } from '../base/errors.ts';
 import { type Deferred, deferred } from '../base/lifecycle.ts';
+import { MAX_DISK_BYTES, SECTOR_BYTES } from '../base/limits.ts';
 import type { Logger } from '../base/log.ts';
 import type { MaybePromise } from '../base/maybe.ts';
 import type { BlockDevice, DeviceLimits, Extent } from '../blockdev/block-device.ts';
@@ -144,6 +145,18 @@ export class Guard implements BlockDevice {
     );
   }
 
+  resize(sizeBytes: number): MaybePromise<void> {
+    this.#checkWritable('resize');
+    checkGrowth(sizeBytes, this.#below);
+    let result: MaybePromise<void>;
+    try {
+      result = this.#below.resize(sizeBytes);
+    } catch (error) {
+      throw this.#failure('resize', error);
+    }
+    if (result instanceof Promise) return this.#track('resize', result);
+  }
+
   close(): Promise<void> {
     this.#closing ??= this.#close();
     return this.#closing;
@@ -238,6 +251,17 @@ export class Guard implements BlockDevice {
 /** Exact for every offset of a disk, unlike `%` also cheap where a value is above 2^31. `unit` is a power of two. */
 function isMultiple(value: number, unit: number): boolean {
   return Math.floor(value / unit) * unit === value;
+}
+
+function checkGrowth(sizeBytes: number, { sizeBytes: before, limits }: BlockDevice): void {
+  const unit = Math.max(SECTOR_BYTES, limits.minBlockBytes);
+  if (!isMultiple(sizeBytes, unit) || !(sizeBytes > before && sizeBytes <= MAX_DISK_BYTES)) {
+    throw new BlockError(
+      'EINVAL',
+      `a disk of ${before} bytes cannot be made one of ${sizeBytes}: ` +
+        `it only grows, by whole ${unit}-byte blocks, to at most ${MAX_DISK_BYTES} bytes`,
+    );
+  }
 }
 
 function outside(

@@ -1,6 +1,6 @@
 // filter offset: a window of the disk below, such as one partition. Offsets move by addition alone; the guard above
 // keeps calls inside the window.
-import { UsageError } from '../base/errors.ts';
+import { BlockError, UsageError } from '../base/errors.ts';
 import { MAX_DISK_BYTES, SECTOR_BYTES } from '../base/limits.ts';
 import { andThen, type MaybePromise } from '../base/maybe.ts';
 import type { BlockDevice, Extent } from '../blockdev/block-device.ts';
@@ -30,7 +30,7 @@ export const offsetFilter = defineFilter({
     { spec: 'offset,offset=1M,size=512M', text: '512 MiB of it' },
   ],
   create(below, { offset, size }) {
-    return new OffsetFilter(below, offset, windowSize(below, offset, size));
+    return new OffsetFilter(below, offset, windowSize(below, offset, size), size !== undefined);
   },
 });
 
@@ -56,16 +56,25 @@ function windowSize(below: BlockDevice, offset: number, size: number | undefined
 
 class OffsetFilter extends PassThrough {
   readonly #start: number;
-  readonly #windowBytes: number;
+  readonly #isFixed: boolean;
+  #windowBytes: number;
 
-  constructor(below: BlockDevice, start: number, windowBytes: number) {
+  constructor(below: BlockDevice, start: number, windowBytes: number, isFixed: boolean) {
     super(below);
     this.#start = start;
     this.#windowBytes = windowBytes;
+    this.#isFixed = isFixed;
   }
 
   override get sizeBytes(): number {
     return this.#windowBytes;
+  }
+
+  override resize(sizeBytes: number): MaybePromise<void> {
+    if (this.#isFixed) throw new BlockError('ENOTSUP', 'the filter offset shows a window of a fixed size');
+    return andThen(this.below.resize(this.#start + sizeBytes), () => {
+      this.#windowBytes = sizeBytes;
+    });
   }
 
   override read(offset: number, target: Buffer): MaybePromise<void> {

@@ -45,6 +45,10 @@ export class PassThrough implements BlockDevice {
     return this.below.extents(offset, length);
   }
 
+  resize(sizeBytes: number): MaybePromise<void> {
+    return this.below.resize(sizeBytes);
+  }
+
   close(): Promise<void> {
     return this.below.close();
   }

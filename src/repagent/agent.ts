@@ -134,6 +134,11 @@ export class Agent {
       below,
       stream: this.#stream,
       nowUs: this.#nowUs,
+      // A connection is about volumes of the sizes that it began with. The next one brings only what is new.
+      onResized: ({ name: resized, sizeBytes }) => {
+        this.#logger.info({ volume: resized, sizeBytes }, 'the volume was resized; the hub is told');
+        this.#endSession(new Error(`${resized} was resized`));
+      },
       onFault: (faulty, error) => this.#fault(faulty, error),
     });
     this.#volumes.set(name, volume);

@@ -36,8 +36,8 @@ export class Generation {
 
 /** Remembers, in memory, which chunks of DIRTY_GRANULARITY_BYTES have changed. A map starts all dirty. */
 export class DirtyMap {
-  readonly #sizeBytes: number;
-  readonly #chunks: number;
+  #sizeBytes: number;
+  #chunks: number;
   readonly #nowUs: () => number;
   #base: Generation;
   #current: Generation;
@@ -145,6 +145,16 @@ export class DirtyMap {
     this.#close(named);
     this.#streaming = true;
     return named.bits;
+  }
+
+  /** The volume became larger: what is new is missing at the hub. @param sizeBytes its size now */
+  grow(sizeBytes: number): void {
+    const before = this.#sizeBytes;
+    assert(sizeBytes >= before, 'a volume only grows');
+    this.#sizeBytes = sizeBytes;
+    this.#chunks = Math.ceil(sizeBytes / DIRTY_GRANULARITY_BYTES);
+    for (const { bits } of [this.#base, this.#current, ...this.#closed]) bits.grow(this.#chunks);
+    if (sizeBytes > before) this.#mark(this.#base, before, sizeBytes - before);
   }
 
   /** Whether anything of the range may be missing at the hub. */

@@ -6,7 +6,7 @@
 // compile until it's decided here whether it changes the disk.
 import { unreachable } from '../base/assert.ts';
 import { SECTOR_BYTES } from '../base/limits.ts';
-import type { MaybePromise } from '../base/maybe.ts';
+import { andThen, type MaybePromise } from '../base/maybe.ts';
 import type { BlockDevice, DeviceLimits, Extent } from '../blockdev/block-device.ts';
 import type { MutationKind } from '../blockdev/mutation.ts';
 import { DerivedLimits } from '../filter/derived-limits.ts';
@@ -61,6 +61,10 @@ export class MirrorFilter implements BlockDevice {
 
   extents(offset: number, length: number): MaybePromise<Extent[]> {
     return this.#below.extents(offset, length);
+  }
+
+  resize(sizeBytes: number): MaybePromise<void> {
+    return andThen(this.#below.resize(sizeBytes), () => this.#volume.grown());
   }
 
   close(): Promise<void> {

@@ -25,6 +25,8 @@ export interface ProtectedVolumeOptions {
   readonly stream: MirrorStream;
   /** The clock, Unix microseconds. */
   readonly nowUs: () => number;
+  /** Told when the volume has another size than was reported. */
+  readonly onResized: (volume: ProtectedVolume) => void;
   /** Told when the mirror itself failed. */
   readonly onFault: (volume: ProtectedVolume, error: unknown) => void;
 }
@@ -32,7 +34,6 @@ export interface ProtectedVolumeOptions {
 export class ProtectedVolume implements StreamMember {
   readonly name: string;
   readonly below: BlockDevice;
-  readonly sizeBytes: number;
   /** The id under which the volume is reported. */
   readonly reportedId: bigint;
   /** Puts overlapping changes, the guest's and the hub's, in one order. */
@@ -47,7 +48,9 @@ export class ProtectedVolume implements StreamMember {
   lastSequence = 0;
   /** The device below is being closed or is closed. */
   isClosed = false;
+  #sizeBytes: number;
   readonly #stream: MirrorStream;
+  readonly #onResized: ProtectedVolumeOptions['onResized'];
   readonly #onFault: ProtectedVolumeOptions['onFault'];
   #mode: VolumeMode = 'off';
   /** Which life of which hub the map is relative to. */
@@ -57,13 +60,26 @@ export class ProtectedVolume implements StreamMember {
   constructor(options: ProtectedVolumeOptions) {
     this.name = options.name;
     this.below = options.below;
-    this.sizeBytes = options.below.sizeBytes;
+    this.#sizeBytes = options.below.sizeBytes;
     this.reportedId = options.reportedId;
     this.wireId = options.reportedId;
     this.#stream = options.stream;
+    this.#onResized = options.onResized;
     this.#onFault = options.onFault;
-    this.map = new DirtyMap(this.sizeBytes, options.nowUs);
+    this.map = new DirtyMap(this.#sizeBytes, options.nowUs);
     this.health = new VolumeHealth();
+  }
+
+  /** What guests and the hub may reach, bytes. */
+  get sizeBytes(): number {
+    return this.#sizeBytes;
+  }
+
+  /** The device below became larger. From here on what is new may be changed, and is known to be missing at the hub. */
+  grown(): void {
+    this.map.grow(this.below.sizeBytes);
+    this.#sizeBytes = this.below.sizeBytes;
+    this.#onResized(this);
   }
 
   get mode(): VolumeMode {

@@ -73,9 +73,11 @@ export class Catalog {
   /**
    * Opens the replica of a volume; in the folder it is created, sparse, when it is missing.
    * @param sizeBytes the volume's
+   * @param grows the volume grew since it was replicated last: an image that is smaller is made larger. One in the
+   *   folder always is, since nobody else has a say in its size
    * @throws OperationError: missing, another size, in use by another volume, storage errors
    */
-  async openStore(place: ReplicaPlace, sizeBytes: number): Promise<ReplicaStore> {
+  async openStore(place: ReplicaPlace, sizeBytes: number, grows = false): Promise<ReplicaStore> {
     const { images } = this.#options;
     let identity = place.isPaired ? await this.#identifyPair(place) : await images.identify(place.path);
     let store: ReplicaStore;
@@ -89,6 +91,7 @@ export class Catalog {
     }
     try {
       if (identity !== undefined) await this.#claim(place, identity);
+      if (store.sizeBytes < sizeBytes && (grows || !place.isPaired)) await store.grow(sizeBytes);
       if (store.sizeBytes !== sizeBytes) throw wrongSize(place, sizeBytes, store.sizeBytes, identity);
       return store;
     } catch (error) {

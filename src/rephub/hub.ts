@@ -179,7 +179,7 @@ class RunningHub implements Hub, SessionHost {
       key: place.key,
       volumeName: place.volumeName,
       sizeBytes,
-      openStore: (sizeBytes) => this.#catalog.openStore(place, sizeBytes),
+      openStore: (sizeBytes, grows) => this.#catalog.openStore(place, sizeBytes, grows),
       tuning: this.tuning,
       logger: this.logger,
       onFinished: () => this.#checkCompleted(),

@@ -33,6 +33,10 @@ export class ImageStore implements ReplicaStore {
     return this.#device.read(offset, target);
   }
 
+  async grow(sizeBytes: number): Promise<void> {
+    await this.#device.resize(sizeBytes);
+  }
+
   close(): Promise<void> {
     return this.#device.close();
   }

@@ -25,7 +25,7 @@ export interface ContentOptions {
   /** Milliseconds from the start of one commit to the start of the next. */
   readonly gatherMs: () => number;
   /** @throws OperationError */
-  readonly openStore: (sizeBytes: number) => Promise<ReplicaStore>;
+  readonly openStore: (sizeBytes: number, grows: boolean) => Promise<ReplicaStore>;
   readonly events: ContentEvents;
 }
 
@@ -69,11 +69,12 @@ export class ReplicaContent {
 
   /**
    * Opens the store for a volume of `sizeBytes` unless it is open; one at a time.
+   * @param grows the volume is known, and has become larger: what is there stays, what is new is unread
    * @returns whether the content of an earlier size was forgotten
    * @throws OperationError
    */
-  open(sizeBytes: number): Promise<boolean> {
-    const opening = this.#opening.then(() => this.#open(sizeBytes));
+  open(sizeBytes: number, grows = false): Promise<boolean> {
+    const opening = this.#opening.then(() => this.#open(sizeBytes, grows));
     this.#opening = opening.catch(() => undefined);
     return opening;
   }
@@ -139,7 +140,7 @@ export class ReplicaContent {
     await this.#lane?.close();
   }
 
-  async #open(sizeBytes: number): Promise<boolean> {
+  async #open(sizeBytes: number, grows: boolean): Promise<boolean> {
     if (this.#closed) throw new BlockError('ESHUTDOWN', 'the hub is shutting down');
     if (this.isOpen && this.#engine.sizeBytes === sizeBytes) {
       // Nobody begins on top of what an earlier connection left under way: a store that hangs would collect batches.
@@ -147,9 +148,13 @@ export class ReplicaContent {
       if (this.isOpen) return false;
     }
     const { openStore, tuning, gatherMs, events } = this.#options;
-    // Of a lane that failed everything in doubt is unread already; of a volume with a new size everything is.
-    await this.#lane?.close().catch(() => undefined);
-    const store = await openStore(sizeBytes);
+    // Of a lane that failed everything in doubt is unread already; of a volume with a new size everything is, unless
+    // it grows from what was stored well.
+    if (grows) await this.#lane?.idle();
+    const wasClosed = await closedWell(this.#lane);
+    const store = await openStore(sizeBytes, grows);
+    const keeps = grows && wasClosed && sizeBytes > this.#engine.sizeBytes;
+    if (keeps) this.#engine.grow(sizeBytes);
     const isNew = sizeBytes !== this.#engine.sizeBytes;
     if (isNew) this.#engine = new SyncEngine(sizeBytes, tuning);
     const lane: StoreLane = new StoreLane(store, {
@@ -170,5 +175,16 @@ export class ReplicaContent {
     this.#engine.dropReads();
     lane.takeDoubtful((offset, length) => this.#engine.markUnread(offset, length));
     this.#options.events.storeFailed(error);
+  }
+}
+
+/** Closes a lane that is idle. @returns whether everything that it took is durable, or known to be unread */
+async function closedWell(lane: StoreLane | undefined): Promise<boolean> {
+  if (!lane) return true;
+  try {
+    await lane.close();
+    return true;
+  } catch {
+    return false;
   }
 }

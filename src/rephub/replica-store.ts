@@ -16,6 +16,8 @@ export interface ReplicaStore {
   commit(): Promise<void>;
   /** Fills all of `target` with what was appended so far. */
   read(offset: number, target: Buffer): MaybePromise<void>;
+  /** Makes it larger, durably; what is new reads as zeroes. @throws BlockError or OperationError when it can't */
+  grow(sizeBytes: number): Promise<void>;
   /** Waits for what is in flight and lets go. Idempotent. */
   close(): Promise<void>;
 }

@@ -24,8 +24,8 @@ export interface ReplicaOptions {
   readonly volumeName: string;
   /** What its image has at the start, bytes; 0 when that is not known yet. */
   readonly sizeBytes?: number | undefined;
-  /** @throws OperationError */
-  readonly openStore: (sizeBytes: number) => Promise<ReplicaStore>;
+  /** @throws OperationError @param grows the image that is there may be smaller, and is made larger */
+  readonly openStore: (sizeBytes: number, grows: boolean) => Promise<ReplicaStore>;
   readonly tuning: HubTuning;
   readonly logger: Logger;
   /** The replica became complete and its agent shut down. */
@@ -123,13 +123,15 @@ export class Replica {
 
   /**
    * Opens the replica's store for a volume of `sizeBytes` unless it is open.
+   * @param agent who reports that size: a volume that it replicated before may have grown since
    * @throws OperationError, also kept as `lastError`
    */
-  async prepare(sizeBytes: number): Promise<void> {
+  async prepare(sizeBytes: number, agent: AgentIdentity | null = null): Promise<void> {
     assert(!this.#link || sizeBytes === this.sizeBytes, 'a replica at work keeps its size');
+    const grows = sizeBytes > this.sizeBytes && isSameLife(agent, this.#agent);
     try {
-      // What an agent knows of a replica is void with another size.
-      if (await this.#content.open(sizeBytes)) this.#agent = null;
+      // What an agent knows of a replica is void with another size, unless it only grew.
+      if (await this.#content.open(sizeBytes, grows)) this.#agent = null;
     } catch (error) {
       this.#ending = false;
       this.#enter('storeFailed', errorMessage(error));

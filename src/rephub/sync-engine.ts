@@ -25,9 +25,9 @@ export const DEFAULT_SYNC_TUNING: SyncTuning = {
 };
 
 export class SyncEngine {
-  readonly sizeBytes: number;
   readonly #tuning: SyncTuning;
-  readonly #chunks: number;
+  #sizeBytes: number;
+  #chunks: number;
   /** Chunks to ask for. A chunk is in one of pending, deferred, a read on its way, or in step with the stream. */
   readonly #pending: Bitmap;
   /** Chunks that the agent could not read: asked for again only after `retryDeferred`. */
@@ -45,12 +45,26 @@ export class SyncEngine {
       tuning.chunkBytes % SECTOR_BYTES === 0 && tuning.maxReadBytes % tuning.chunkBytes === 0,
       'chunks are whole sectors, reads are whole chunks',
     );
-    this.sizeBytes = sizeBytes;
+    this.#sizeBytes = sizeBytes;
     this.#tuning = tuning;
     this.#chunks = Math.ceil(sizeBytes / tuning.chunkBytes);
     this.#pending = new Bitmap(this.#chunks);
     this.#deferred = new Bitmap(this.#chunks);
     this.#careful = new Bitmap(this.#chunks);
+  }
+
+  get sizeBytes(): number {
+    return this.#sizeBytes;
+  }
+
+  /** The volume became larger, and what is new was never read. Only while no read is on its way. */
+  grow(sizeBytes: number): void {
+    const before = this.#sizeBytes;
+    assert(sizeBytes >= before && this.#reads.length === 0, 'a volume only grows, and between connections');
+    this.#sizeBytes = sizeBytes;
+    this.#chunks = Math.ceil(sizeBytes / this.#tuning.chunkBytes);
+    for (const chunks of [this.#pending, this.#deferred, this.#careful]) chunks.grow(this.#chunks);
+    this.markUnread(before, sizeBytes - before);
   }
 
   /** Nothing is left to read and no read is on its way. */

@@ -119,7 +119,7 @@ export class VolumeStarter {
     this.#claims.add(replica);
     try {
       checkSize(name, sizeBytes);
-      await replica.prepare(sizeBytes);
+      await replica.prepare(sizeBytes, session.agent);
     } catch (error) {
       if (error instanceof AssertionError) throw error;
       const reason = reasonOf(error);

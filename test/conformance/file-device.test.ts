@@ -56,10 +56,10 @@ function slowClock(): () => number {
 }
 
 const native = loadNativeFs();
-const tellsHoles: SuiteFeatures = native ? { tellsHoles: true } : {};
+const tellsHoles: SuiteFeatures = native ? { tellsHoles: true, grows: true } : { grows: true };
 
 blockDeviceSuite('raw image', fileDevices(), tellsHoles);
-blockDeviceSuite('raw image without native calls', fileDevices({ native: null }), { runs: 10 });
+blockDeviceSuite('raw image without native calls', fileDevices({ native: null }), { runs: 10, grows: true });
 blockDeviceSuite('raw image with short transfers', fileDevices({ io: shortIo() }), {
   ...tellsHoles,
   runs: 10,
@@ -73,6 +73,7 @@ blockDeviceSuite(
   fileDevices({ now: slowClock(), native: null }),
   {
     large: false,
+    grows: true,
     runs: 10,
   },
 );

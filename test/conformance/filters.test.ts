@@ -63,7 +63,7 @@ for (const { specs, minBlockBytes = 1, extraBytes = 0, orders = false, features 
   blockDeviceSuite(
     `${name} over ${minBlockBytes}-byte blocks`,
     make((memory) => memory),
-    features,
+    { grows: true, ...features },
   );
   let seed = 0;
   blockDeviceSuite(
@@ -72,7 +72,7 @@ for (const { specs, minBlockBytes = 1, extraBytes = 0, orders = false, features 
       seed += 1;
       return new JumbleDevice(memory, seed);
     }),
-    { ...features, ordered: orders, runs: Math.min(10, features.runs ?? 10) },
+    { grows: true, ...features, ordered: orders, runs: Math.min(10, features.runs ?? 10) },
   );
 }
 

@@ -8,6 +8,6 @@ for (const minBlockBytes of [1, 512, 4096]) {
       device: new MemoryDevice({ sizeBytes, minBlockBytes }),
       cleanup: async () => {},
     }),
-    { tellsHoles: true },
+    { tellsHoles: true, grows: true },
   );
 }

@@ -20,7 +20,7 @@ afterAll(() => rmSync(dir, { recursive: true, force: true }));
 
 describe('wrong use exits 2 with one line that says what is wrong and what is allowed', () => {
   test.each<[string[], RegExp]>([
-    [[], /a command is missing; commands: serve, hub, status, wait, verify, filters, demo/],
+    [[], /a command is missing; commands: serve, hub, status, wait, verify, resize, filters, demo/],
     [['serv'], /unknown command "serv" \(did you mean serve\?\)/],
     [['help', 'sevre'], /unknown command "sevre" \(did you mean serve\?\)/],
     [
@@ -133,7 +133,7 @@ describe('help', () => {
   test('every command has help with an example', async () => {
     const { stdout } = await runCli(['--help']);
     const commands = [...stdout.matchAll(/^ {2}repagent (\w+)/gm)].map((match) => match[1]!);
-    expect(commands).toEqual(['serve', 'hub', 'status', 'wait', 'verify', 'filters', 'demo']);
+    expect(commands).toEqual(['serve', 'hub', 'status', 'wait', 'verify', 'resize', 'filters', 'demo']);
     for (const command of commands) {
       expect((await runCli(['help', command])).stdout).toContain(`Examples:\n  repagent ${command}`);
     }

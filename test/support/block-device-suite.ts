@@ -29,6 +29,8 @@ export interface SuiteFeatures {
   readonly tellsHoles?: boolean;
   /** Calls after close() fail with a BlockError. Default true. */
   readonly failsAfterClose?: boolean;
+  /** It can be made larger. Default false. */
+  readonly grows?: boolean;
   /** Random sequences per property. Default 25; a slow device asks for fewer. */
   readonly runs?: number;
 }
@@ -70,7 +72,45 @@ export function blockDeviceSuite(name: string, makeDevice: MakeDevice, features:
     if (features.large ?? true) largeTests(make);
     durabilityTests(make, reopen, makeDevice);
     randomTests(make, dispose, features);
+    if (features.grows) growTests(make, reopen);
     closeTests(make, features);
+  });
+}
+
+function growTests(make: Make, reopen: (under: DeviceUnderTest) => Promise<BlockDevice>): void {
+  describe('resize', () => {
+    const DATA = pattern(64 * KiB, 77);
+
+    it('keeps what is there, and what is new reads as zeroes and can be written', async () => {
+      const under = await make(SMALL_BYTES);
+      const { device } = under;
+      await device.write(SMALL_BYTES - DATA.length, DATA, false);
+      await device.resize(2 * SMALL_BYTES);
+      expect(device.sizeBytes).toBe(2 * SMALL_BYTES);
+      const all = Buffer.alloc(2 * SMALL_BYTES, 0xff);
+      await device.read(0, all);
+      expect(all.subarray(SMALL_BYTES - DATA.length, SMALL_BYTES).equals(DATA)).toBe(true);
+      expect(all.subarray(SMALL_BYTES).every((byte) => byte === 0)).toBe(true);
+      await device.write(2 * SMALL_BYTES - DATA.length, DATA, false);
+      await device.read(0, all);
+      expect(all.subarray(-DATA.length).equals(DATA)).toBe(true);
+      if (!under.reopen) return;
+      const again = await reopen(under);
+      expect(again.sizeBytes).toBe(2 * SMALL_BYTES);
+    });
+
+    it('goes on while requests are in flight', async () => {
+      const { device } = await make(SMALL_BYTES);
+      const writes = [0, 1, 2, 3].map((i) => device.write(i * DATA.length, DATA, false));
+      await device.resize(SMALL_BYTES + 64 * KiB);
+      await device.write(SMALL_BYTES, DATA, false);
+      await Promise.all(writes);
+      const all = Buffer.alloc(SMALL_BYTES + 64 * KiB);
+      await device.read(0, all);
+      for (let at = 0; at < all.length; at += DATA.length) {
+        expect(all.subarray(at, at + DATA.length).equals(DATA)).toBe(true);
+      }
+    });
   });
 }
 

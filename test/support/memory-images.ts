@@ -170,6 +170,14 @@ export class MemoryStore implements ReplicaStore {
     return new Promise((resolve) => setImmediate(resolve));
   }
 
+  async grow(sizeBytes: number): Promise<void> {
+    const image = this.#image;
+    this.#expect(!this.#closed && !image.isBusy && !this.#committing, 'grow while something is under way');
+    image.log.push(`grow ${sizeBytes}`);
+    image.visible = Buffer.concat([image.visible], sizeBytes);
+    image.durable = Buffer.concat([image.durable], sizeBytes);
+  }
+
   async close(): Promise<void> {
     if (this.#closed) return;
     this.#closed = true;

@@ -13,7 +13,7 @@ export const TEST_LIMITS: DeviceLimits = {
 
 /** A disk of zeroes, held in memory page by page. Answers at once. */
 export class SparseDevice implements BlockDevice {
-  readonly sizeBytes: number;
+  sizeBytes: number;
   readonly limits: DeviceLimits;
   /** What is on the disk, for the test to look at and to change behind the chain's back. */
   readonly bytes: SparseBytes;
@@ -45,6 +45,10 @@ export class SparseDevice implements BlockDevice {
   }
 
   cache(_offset: number, _length: number): MaybePromise<void> {}
+
+  resize(sizeBytes: number): MaybePromise<void> {
+    this.sizeBytes = sizeBytes;
+  }
 
   /** One extent a page: written pages are data, others holes. */
   extents(offset: number, length: number): MaybePromise<Extent[]> {

@@ -138,6 +138,11 @@ export class NbdDevice implements BlockDevice {
   }
 
   /** @throws BlockError when what was answered could not be made durable; the device is closed all the same */
+  /** NBD has no word for it that servers know. @throws BlockError always */
+  resize(_sizeBytes: number): never {
+    throw new BlockError('ENOTSUP', 'an NBD image is resized where it is served; start anew after that');
+  }
+
   close(): Promise<void> {
     this.#closing ??= this.#close();
     return this.#closing;

@@ -1,4 +1,5 @@
 // `repagent serve`: opens the images, builds their chains, serves them over NBD, and replicates them to a hub.
+import { BlockError, OperationError } from '../../base/errors.ts';
 import { createLogger, type Logger } from '../../base/log.ts';
 import type { ProcessStatus } from '../../control/status.ts';
 import type { BoundAddress, ListenAddress } from '../../nbd/listen-address.ts';
@@ -105,8 +106,21 @@ class ServeProcess {
           agent: this.#replication?.stats(),
         }),
         verify: (volume, onProgress) => this.#replication!.verify(volume, onProgress),
+        resize: (volume, sizeBytes) => this.#resize(volume, sizeBytes),
       },
     });
+  }
+
+  async #resize(name: string, sizeBytes: number): Promise<void> {
+    const volume = this.#volumes.find((one) => one.name === name);
+    if (!volume) throw new OperationError(`there is no volume ${JSON.stringify(name)}`);
+    try {
+      await volume.device.resize(sizeBytes);
+    } catch (error) {
+      if (error instanceof BlockError) throw new OperationError(error.message, { cause: error });
+      throw error;
+    }
+    this.#logger.info({ volume: name, sizeBytes }, 'resized');
   }
 
   #status(): ProcessStatus {

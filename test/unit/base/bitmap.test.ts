@@ -200,3 +200,19 @@ describe('Bitmap', () => {
     new Bitmap(0).setAll();
   });
 });
+
+describe('grow', () => {
+  it.each([PAGE - 1, PAGE, PAGE + 5])('keeps the bits of %d, and what is new is clear', (size) => {
+    const map = new Bitmap(size);
+    map.setAll();
+    map.grow(3 * PAGE);
+    expect(map.sizeBits).toBe(3 * PAGE);
+    expect([...map.runs()]).toEqual([{ start: 0, end: size }]);
+    expect(map.nextClear(0)).toBe(size);
+    map.set(3 * PAGE - 1);
+    expect(map.count).toBe(size + 1);
+    map.setAll();
+    expect(map.count).toBe(3 * PAGE);
+    expect(() => map.grow(5)).toThrow('it only grows');
+  });
+});

@@ -483,3 +483,27 @@ describe('close', () => {
     await settled();
   });
 });
+
+describe('resize', () => {
+  const guarded = (limits = {}) => guardOver(new SparseDevice(8192, limits));
+
+  it.each([8192, 4096, 0, 8193, 8704.5, -512, Number.NaN, 2 ** 53])('refuses %d bytes', (sizeBytes) => {
+    const device = guarded();
+    expect(() => device.resize(sizeBytes)).toThrow(/8192 bytes cannot be made one of .*: it only grows/);
+    expect(device.sizeBytes).toBe(8192);
+  });
+
+  it('keeps to the blocks of the disk', () => {
+    const device = guarded({ minBlockBytes: 4096 });
+    expect(() => device.resize(8704)).toThrow('whole 4096-byte blocks');
+    void device.resize(12_288);
+    expect(device.sizeBytes).toBe(12_288);
+  });
+
+  it('is a change: not of a read-only disk, nor of one that is closed', async () => {
+    expect(() => guarded({ readOnly: true }).resize(16_384)).toThrow('read-only');
+    const device = guarded();
+    await device.close();
+    expect(() => device.resize(16_384)).toThrow('closed');
+  });
+});

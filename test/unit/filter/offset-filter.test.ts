@@ -156,3 +156,12 @@ describe('property: a window is the same bytes elsewhere', () => {
     return fc.assert(property, { numRuns: 200 });
   });
 });
+
+it('grows with the disk when it shows it to its end, and not when its size was given', async () => {
+  const bottom = new SparseDevice(4 * MiB);
+  const open = await filtered(bottom, 'offset,offset=1M');
+  await open.resize(7 * MiB);
+  expect([open.sizeBytes, bottom.sizeBytes]).toEqual([7 * MiB, 8 * MiB]);
+  const fixed = await filtered(new SparseDevice(4 * MiB), 'offset,offset=1M,size=1M');
+  expect(() => fixed.resize(2 * MiB)).toThrow('fixed size');
+});

@@ -353,3 +353,26 @@ function ready(): DirtyMap {
   map.acked(1);
   return map;
 }
+
+describe('a map that grows', () => {
+  it.each([true, false])('has what is new in it, and forgets nothing (stream on: %s)', (streaming) => {
+    const map = new DirtyMap(SIZE, () => 1);
+    map.streamOn(1);
+    map.acked(1);
+    expect(map.dirtyBytes).toBe(0);
+    if (!streaming) map.streamOff();
+    const token = map.begin(0, 512);
+    map.grow(SIZE + 2 * CHUNK);
+    map.complete(token, 0, 512, streaming ? 2 : 0);
+    map.acked(2);
+    expect(map.isDirty(0, 512)).toBe(!streaming);
+    // The chunk in which the disk ended before has something new too.
+    expect(map.isDirty((CHUNKS - 1) * CHUNK, 512)).toBe(true);
+    expect(map.isDirty((CHUNKS - 2) * CHUNK, 512)).toBe(false);
+    map.streamOff();
+    const named = [...map.streamOn(3).runs()];
+    expect(named.at(-1)).toEqual({ start: CHUNKS - 1, end: CHUNKS + 2 });
+    map.acked(3);
+    expect(map.dirtyBytes).toBe(0);
+  });
+});

@@ -33,6 +33,7 @@ export class VolumeRig {
       below,
       stream: this.stream,
       nowUs: () => this.nowUs,
+      onResized: () => this.disconnect(),
       onFault: (_volume, error) => {
         this.faults.push(error);
         this.disconnect();

@@ -38,6 +38,10 @@ class StepStore implements ReplicaStore {
     this.bytes.copy(target, 0, offset);
   }
 
+  async grow(): Promise<void> {
+    throw new Error('a lane does not resize');
+  }
+
   async close(): Promise<void> {
     this.log.push('close');
   }

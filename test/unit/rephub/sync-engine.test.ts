@@ -421,3 +421,21 @@ describe('SyncEngine', () => {
     expect([...read.freshRuns()]).toEqual([{ offset: 2 ** 42, length: 512 }]);
   });
 });
+
+describe('an engine that grows', () => {
+  it('reads what is new, and not what it has', () => {
+    const engine = new SyncEngine(3 * CHUNK + SECTOR, TUNING);
+    engine.restart();
+    for (let read = engine.takeRead(); read; read = engine.takeRead()) engine.finishRead(read, 1);
+    expect(engine.isComplete).toBe(true);
+    engine.grow(6 * CHUNK);
+    expect(engine.sizeBytes).toBe(6 * CHUNK);
+    expect(engine.isComplete).toBe(false);
+    expect(engine.isUnread(0, 3 * CHUNK)).toBe(false);
+    const read = engine.takeRead()!;
+    expect([read.offset, read.length]).toEqual([3 * CHUNK, 3 * CHUNK]);
+    engine.finishRead(read, 1);
+    expect(engine.isComplete).toBe(true);
+    expect(engine.targetSequence).toBe(1);
+  });
+});
