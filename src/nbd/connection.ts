@@ -3,10 +3,10 @@
 import { sharedPool } from '../base/buffer-pool.ts';
 import { errorMessage } from '../base/errors.ts';
 import type { Logger } from '../base/log.ts';
-import type { ExportDirectory } from '../nbdwire/server-exports.ts';
 import { ServerHandshake } from '../nbdwire/server-handshake.ts';
+import { type ClientIdentity, describeIdentity } from './client-identity.ts';
 import { type ConnectionState, nextState } from './connection-states.ts';
-import type { ServedExport } from './exports.ts';
+import type { ExportList, ServedExport } from './exports.ts';
 import {
   LINGER_MS,
   MAX_IN_FLIGHT_BYTES,
@@ -21,7 +21,9 @@ import type { SocketEngine, SocketHandler } from './socket-engine.ts';
 import { Transmission, type TransmissionEvents } from './transmission.ts';
 
 export interface ConnectionOptions {
-  readonly exports: ExportDirectory<ServedExport>;
+  readonly exports: ExportList;
+  /** Who connected. */
+  readonly client: ClientIdentity;
   readonly logger: Logger;
   readonly handshakeTimeoutMs: number;
   /** Takes over the accepted socket. */
@@ -31,6 +33,7 @@ export interface ConnectionOptions {
 }
 
 export class Connection implements SocketHandler, TransmissionEvents {
+  readonly client: ClientIdentity;
   readonly #logger: Logger;
   readonly #onChange: (connection: Connection) => void;
   readonly #handshake: ServerHandshake<ServedExport>;
@@ -54,7 +57,8 @@ export class Connection implements SocketHandler, TransmissionEvents {
   constructor(options: ConnectionOptions) {
     this.#logger = options.logger;
     this.#onChange = options.onChange;
-    this.#handshake = new ServerHandshake(options.exports);
+    this.client = options.client;
+    this.#handshake = new ServerHandshake(options.exports.forClient(options.client));
     this.#received.want(this.#handshake.wantBytes, false);
     this.#replies = new ReplyQueue(sharedPool, (chunks) => this.#engine.send(chunks));
     this.#engine = options.openEngine(this);
@@ -210,7 +214,8 @@ export class Connection implements SocketHandler, TransmissionEvents {
     this.#transmission = new Transmission(target.device, this.#replies, this);
     this.#reader = new RequestReader(this.#received, this.#replies, this.#transmission, target.rules);
     this.#state = nextState(this.#state, 'negotiated');
-    this.#logger.info({ peer: this.peer, export: target.name }, 'NBD client connected');
+    const who = { peer: this.peer, ...describeIdentity(this.client) };
+    this.#logger.info({ ...who, export: target.name }, 'NBD client connected');
   }
 
   #stepRequest(reader: RequestReader): boolean {

@@ -6,6 +6,7 @@ import {
   NBD_FLAG_CAN_MULTI_CONN,
   NBD_FLAG_HAS_FLAGS,
   NBD_FLAG_READ_ONLY,
+  NBD_FLAG_ROTATIONAL,
   NBD_FLAG_SEND_CACHE,
   NBD_FLAG_SEND_FLUSH,
   NBD_FLAG_SEND_FUA,
@@ -15,6 +16,8 @@ import {
 } from '../nbdwire/constants.ts';
 import type { RequestRules } from '../nbdwire/request-check.ts';
 import type { ExportDirectory, ExportInfo } from '../nbdwire/server-exports.ts';
+import { type AccessRules, mayUse, OPEN_TO_ALL } from './access.ts';
+import type { ClientIdentity } from './client-identity.ts';
 import { MAX_PAYLOAD_BYTES } from './limits.ts';
 
 /** A disk to serve. The server never closes the device: its owner does, after the server. */
@@ -26,6 +29,18 @@ export interface ExportSpec {
   readonly device: BlockDevice;
   /** Refuse changes even though the device allows them. */
   readonly readOnly?: boolean;
+  /** Tell clients that seeks cost time. */
+  readonly rotational?: boolean;
+  /** Who may use it, and who sees it. Default: everybody. */
+  readonly visibility?: ExportVisibility;
+}
+
+/** What of an export may change while it is served. Clients that are connected stay. */
+export interface ExportVisibility {
+  /** To a client that they don't let in the export doesn't exist. */
+  readonly access: AccessRules;
+  /** Not listed; who knows the name may open it. */
+  readonly hidden: boolean;
 }
 
 /** One export as connections use it: facts for the handshake, rules for requests, and the device. */
@@ -52,11 +67,13 @@ export function serveExport(spec: ExportSpec): ServedExport {
   const { device } = spec;
   const { limits, sizeBytes } = device;
   const readOnly = limits.readOnly || spec.readOnly === true;
+  const rotational = spec.rotational === true;
   return {
     name: spec.name,
     description: spec.description,
     sizeBytes,
-    transmissionFlags: readOnly ? WRITABLE_FLAGS | NBD_FLAG_READ_ONLY : WRITABLE_FLAGS,
+    transmissionFlags:
+      WRITABLE_FLAGS | (readOnly ? NBD_FLAG_READ_ONLY : 0) | (rotational ? NBD_FLAG_ROTATIONAL : 0),
     minBlockBytes: limits.minBlockBytes,
     preferredBlockBytes: Math.max(MIN_PREFERRED_BYTES, limits.minBlockBytes, limits.preferredBlockBytes),
     maxPayloadBytes: Math.min(MAX_REQUEST_BYTES, limits.maxRequestBytes),
@@ -71,26 +88,47 @@ export function serveExport(spec: ExportSpec): ServedExport {
   };
 }
 
+const VISIBLE_TO_ALL: ExportVisibility = { access: OPEN_TO_ALL, hidden: false };
+
+interface ListedExport {
+  readonly spec: ExportSpec;
+  visibility: ExportVisibility;
+}
+
 /** A fixed set of exports; the first is the default one unless another is named "". */
-export class ExportList implements ExportDirectory<ServedExport> {
-  readonly #specs = new Map<string, ExportSpec>();
+export class ExportList {
+  readonly #exports = new Map<string, ListedExport>();
 
   /** @throws UsageError when a name or description can't be told to a client */
   constructor(specs: readonly ExportSpec[]) {
     for (const spec of specs) {
       checkSpec(spec);
-      if (this.#specs.has(spec.name)) throw new UsageError(`two exports are named "${spec.name}"`);
-      this.#specs.set(spec.name, spec);
+      if (this.#exports.has(spec.name)) throw new UsageError(`two exports are named "${spec.name}"`);
+      this.#exports.set(spec.name, { spec, visibility: spec.visibility ?? VISIBLE_TO_ALL });
     }
   }
 
-  list(): ServedExport[] {
-    return [...this.#specs.values()].map(serveExport);
+  /** The exports as `client` finds them. Who it is, is asked anew at every look-up, since TLS tells only half-way. */
+  forClient(client: ClientIdentity): ExportDirectory<ServedExport> {
+    return {
+      list: () =>
+        [...this.#exports.values()]
+          .filter(({ visibility }) => !visibility.hidden && mayUse(visibility.access, client))
+          .map(({ spec }) => serveExport(spec)),
+      find: (name) => {
+        const found = this.#named(name);
+        return found && mayUse(found.visibility.access, client) ? serveExport(found.spec) : undefined;
+      },
+    };
   }
 
-  find(name: string): ServedExport | undefined {
-    const spec = this.#specs.get(name) ?? (name === '' ? this.#specs.values().next().value : undefined);
-    return spec && serveExport(spec);
+  /** Changes who may use and see an export from the next look-up on; every export that is not named is open to all. */
+  setVisibility(byName: ReadonlyMap<string, ExportVisibility>): void {
+    for (const [name, one] of this.#exports) one.visibility = byName.get(name) ?? VISIBLE_TO_ALL;
+  }
+
+  #named(name: string): ListedExport | undefined {
+    return this.#exports.get(name) ?? (name === '' ? this.#exports.values().next().value : undefined);
   }
 }
 

@@ -4,7 +4,7 @@ import { errorMessage } from '../base/errors.ts';
 import { type Closeable, type Deferred, deferred, within } from '../base/lifecycle.ts';
 import type { Logger } from '../base/log.ts';
 import { Connection } from './connection.ts';
-import { ExportList, type ExportSpec } from './exports.ts';
+import { ExportList, type ExportSpec, type ExportVisibility } from './exports.ts';
 import {
   DEFAULT_HANDSHAKE_TIMEOUT_MS,
   DEFAULT_MAX_CONNECTIONS,
@@ -32,6 +32,8 @@ export interface NbdServer extends Closeable {
   readonly addresses: readonly BoundAddress[];
   /** Connections that are open now. */
   readonly connectionCount: number;
+  /** Changes who may use and see the exports, for clients that choose one from now on. Those not named are open to all. */
+  setVisibility(byName: ReadonlyMap<string, ExportVisibility>): void;
   /**
    * Stops listening, refuses new requests, answers those in flight, flushes every export, closes every connection.
    * Takes at most `shutdownTimeoutMs`; what is not done by then is cut off. Never rejects.
@@ -80,9 +82,11 @@ class RunningServer implements NbdServer {
   }
 
   async listen(address: ListenAddress): Promise<void> {
-    const server = createServer({ pauseOnConnect: true, allowHalfOpen: true }, (socket) =>
-      this.#accept(socket),
-    );
+    const isTcp = (): boolean => server.address() !== null && typeof server.address() !== 'string';
+    const server = createServer({ pauseOnConnect: true, allowHalfOpen: true }, (socket) => {
+      // A TCP client that has gone again must not be taken for one of a unix socket.
+      this.#accept(socket, isTcp() ? (socket.remoteAddress ?? 'gone') : undefined);
+    });
     const bound = await listen(server, address);
     // An accept that fails (no descriptors left, a peer that is gone already) is that peer's loss alone.
     server.on('error', (error) => {
@@ -93,18 +97,23 @@ class RunningServer implements NbdServer {
     this.#logger.info({ address: formatAddress(bound) }, 'NBD server listens');
   }
 
+  setVisibility(byName: ReadonlyMap<string, ExportVisibility>): void {
+    this.#exports.setVisibility(byName);
+  }
+
   close(): Promise<void> {
     this.#closing ??= this.#shutDown();
     return this.#closing;
   }
 
-  #accept(socket: Socket): void {
+  #accept(socket: Socket, address: string | undefined): void {
     if (this.#closing || this.#connections.size >= this.#maxConnections) {
       this.#refuse(socket);
       return;
     }
     const connection = new Connection({
       exports: this.#exports,
+      client: { address, credentials: undefined, tls: undefined },
       logger: this.#logger,
       handshakeTimeoutMs: this.#options.handshakeTimeoutMs ?? DEFAULT_HANDSHAKE_TIMEOUT_MS,
       openEngine: (handler) => createSocketEngine(socket, handler),

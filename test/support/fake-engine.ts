@@ -2,6 +2,7 @@
 // what is sent when the test says so.
 import { silentLogger } from '../../src/base/log.ts';
 import type { BlockDevice } from '../../src/blockdev/block-device.ts';
+import { localClient } from '../../src/nbd/client-identity.ts';
 import { Connection } from '../../src/nbd/connection.ts';
 import { ExportList } from '../../src/nbd/exports.ts';
 import type { SocketEngine, SocketHandler } from '../../src/nbd/socket-engine.ts';
@@ -86,6 +87,7 @@ export function openOnFakeEngine(
   let engine: FakeEngine | undefined;
   const connection = new Connection({
     exports: new ExportList([{ name: 'disk', device }]),
+    client: localClient(),
     logger: silentLogger,
     handshakeTimeoutMs,
     openEngine: (handler) => {
