@@ -17,6 +17,7 @@ peers=(
   nbd-client=nbd-client
   mke2fs=e2fsprogs e2fsck=e2fsprogs debugfs=e2fsprogs
   losetup=mount
+  openssl=openssl certtool=gnutls-bin psktool=gnutls-bin gnutls-cli=gnutls-bin
   cmp=diffutils
   ps=procps
   cc=gcc /usr/include/stdint.h=libc6-dev
