@@ -98,8 +98,9 @@ async function stopAndCompare(
 /** A guest that writes without pause, several requests at a time, until it is stopped or its disk is gone. */
 class Load {
   writes = 0;
-  /** The longest time that one request took, ms. */
-  slowestMs = 0;
+  /** What a request failed with; a guest whose server lives must never see one. */
+  failure: unknown;
+  #slowestMs = 0;
   readonly #device: BlockDevice;
   readonly #workers: Array<Promise<void>>;
   #stopped = false;
@@ -120,6 +121,13 @@ class Load {
     await this.#device.close().catch(() => undefined);
   }
 
+  /** The longest time that one request took since the last call, ms. */
+  takeSlowestMs(): number {
+    const slowest = this.#slowestMs;
+    this.#slowestMs = 0;
+    return slowest;
+  }
+
   async #work(worker: number): Promise<void> {
     const blocks = this.#device.sizeBytes / BLOCK;
     for (let n = 0; !this.#stopped; n += 1) {
@@ -129,15 +137,19 @@ class Load {
         if (n % 9 === 0) await this.#device.writeZeroes(offset, 4 * BLOCK, false, true);
         else if (n % 13 === 0) await this.#device.flush();
         else await this.#device.write(offset, randomBytes(BLOCK), n % 50 === 0);
-      } catch {
+      } catch (error) {
+        this.failure ??= error;
         return;
       }
-      this.slowestMs = Math.max(this.slowestMs, performance.now() - began);
+      this.#slowestMs = Math.max(this.#slowestMs, performance.now() - began);
       this.writes += 1;
       if (n % 8 === 0) await new Promise((resolve) => setTimeout(resolve, 2));
     }
   }
 }
+
+/** How much longer a guest's slowest request may take while its hub dies and comes back, ms. */
+const MAX_STALL_MS = 100;
 
 const moment = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
 
@@ -148,16 +160,27 @@ describe('processes that are killed', () => {
     const agentProcess = await agent(port, [diskA()]);
     await waitProtected(agentProcess);
     const load = await Load.start(agentProcess.urls[0]!);
+    const excess: number[] = [];
     for (const wait of [300, 30, 150]) {
+      // The baseline has what is outside our hands too: another process that starts beside the load.
+      load.takeSlowestMs();
+      await runCli(['status', '--control', agentProcess.control]);
+      await moment(500);
+      const baselineMs = load.takeSlowestMs();
       await moment(wait);
       await hubProcess.kill();
       const before = load.writes;
       await waitUntil(() => load.writes > before + 50, { what: 'writes without a hub' });
       hubProcess = await hub([pairA()], port);
+      await waitProtected(agentProcess);
+      excess.push(load.takeSlowestMs() - baselineMs);
     }
-    await waitProtected(agentProcess);
     await load.stop();
-    expect(load.slowestMs).toBeLessThan(2000);
+    expect(load.failure).toBeUndefined();
+    // Of three rounds the one in the middle: a machine that is busy with something else may hold up one.
+    expect(excess.sort((a, b) => a - b)[1], `ms beyond the baselines: ${excess.join(', ')}`).toBeLessThan(
+      MAX_STALL_MS,
+    );
     await waitProtected(agentProcess);
     await stopAndCompare(agentProcess, hubProcess);
   });
