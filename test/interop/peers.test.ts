@@ -11,6 +11,8 @@ const PEERS: ReadonlyArray<readonly [program: string, ...args: string[]]> = [
   ['nbdcopy', '--version'],
   ['nbdsh', '-n', '-c', 'import nbd; print(nbd.NBD().get_version())'],
   ['fio', '--enghelp=nbd'],
+  ['nbd-client', '--version'],
+  ['tshark', '--version'],
 ];
 
 it.each(PEERS)('%s runs', async (program, ...args) => {

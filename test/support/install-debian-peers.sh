@@ -15,6 +15,7 @@ peers=(
   nbdcopy=libnbd-bin nbdinfo=libnbd-bin nbdsh=python3-libnbd
   fio=fio
   nbd-client=nbd-client
+  tshark=tshark
   mke2fs=e2fsprogs e2fsck=e2fsprogs debugfs=e2fsprogs
   losetup=mount
   openssl=openssl certtool=gnutls-bin psktool=gnutls-bin gnutls-cli=gnutls-bin
