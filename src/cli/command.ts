@@ -9,15 +9,25 @@ export interface CommandSpec<T extends OptionTable> {
   readonly examples: ReadonlyArray<readonly [string, string]>;
   /** Whether `--config FILE` is offered. */
   readonly configFile: boolean;
-  /** @returns the exit status */
-  run(options: RawOptions<T>): Promise<number>;
+  /**
+   * @param reread reads the config file again and puts the command line over it, for what may change at run time;
+   *   throws UsageError
+   * @returns the exit status
+   */
+  run(options: RawOptions<T>, reread: () => RawOptions<T>): Promise<number>;
 }
+
+/** Options whose table is forgotten. */
+type AnyOptions = Readonly<Record<string, unknown>>;
 
 /** A command whose option types are forgotten, so that all stand in one list. */
 export interface Command extends Omit<CommandSpec<OptionTable>, 'run'> {
-  run(options: Readonly<Record<string, unknown>>): Promise<number>;
+  run(options: AnyOptions, reread: () => AnyOptions): Promise<number>;
 }
 
 export function defineCommand<const T extends OptionTable>(spec: CommandSpec<T>): Command {
-  return { ...spec, run: (options) => spec.run(options as RawOptions<T>) };
+  return {
+    ...spec,
+    run: (options, reread) => spec.run(options as RawOptions<T>, reread as () => RawOptions<T>),
+  };
 }

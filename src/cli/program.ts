@@ -65,7 +65,8 @@ export async function runProgram(args: readonly string[]): Promise<number> {
       command.describe,
       (builder) => describeCommand(builder, command),
       async (argv) => {
-        status = await command.run(optionsOf(command, argv));
+        const options = (): Readonly<Record<string, unknown>> => optionsOf(command, argv);
+        status = await command.run(options(), options);
       },
     );
   }

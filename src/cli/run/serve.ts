@@ -11,6 +11,7 @@ import { packageVersion } from '../version.ts';
 import { openVolume, type PlannedLink, planLinks, type Volume } from './build-volume.ts';
 import { startOwnControl } from './control-socket.ts';
 import { exportList, listenError, nbdUrl } from './listening.ts';
+import { ReloadWatch } from './reload.ts';
 import { createReplication, type Replication, unprotectedVolume } from './replication.ts';
 import { runService, type Startup } from './service.ts';
 import { takeActivatedFds } from './socket-activation.ts';
@@ -43,10 +44,13 @@ class ServeProcess {
   readonly #volumes: Volume[] = [];
   #replication: Replication | undefined;
   #server: NbdServer | undefined;
+  /** What is read again on SIGHUP. */
+  readonly #reloads: ReloadWatch;
 
   constructor(config: ServeConfig, logger: Logger) {
     this.#config = config;
     this.#logger = logger;
+    this.#reloads = new ReloadWatch(logger);
   }
 
   /** Starts in the reverse order of stopping: clients drain first, then the hub hears of it, then images close. */
@@ -55,6 +59,7 @@ class ServeProcess {
     listen: readonly ListenAddress[],
     plan: readonly PlannedLink[],
   ): Promise<void> {
+    await startup.step('SIGHUP', Promise.resolve(this.#reloads), (reloads) => reloads.close());
     await startup.step('control API', this.#startControl(), (control) => control.close());
     const replication = await createReplication(this.#config, this.#logger);
     this.#replication = replication;
