@@ -1,6 +1,12 @@
 // What a disk is to everything above it. NBD server, filters, repagent and hub know disks only by this interface.
 import type { MaybePromise } from '../base/maybe.ts';
 
+/**
+ * Whether zeroing a range costs less than writing that many zeroes: `never`, only where a hole may be left (`holes`),
+ * or whatever is asked for.
+ */
+export type FastZero = 'never' | 'holes' | 'always';
+
 /** What a device accepts. The guard between two links enforces it, so that devices and filters need no checks. */
 export interface DeviceLimits {
   readonly readOnly: boolean;
@@ -10,6 +16,9 @@ export interface DeviceLimits {
   readonly preferredBlockBytes: number;
   /** Largest read or write, bytes. Trim and writeZeroes have no limit but the disk's size. */
   readonly maxRequestBytes: number;
+  readonly fastZero: FastZero;
+  /** Asking for the extents of a range costs far less than reading it: a large read may look for holes first. */
+  readonly cheapExtents: boolean;
 }
 
 /** A run of bytes with one allocation state, as NBD's base:allocation context tells it. */
@@ -20,6 +29,8 @@ export interface Extent {
   readonly hole: boolean;
   /** Reads as zeroes. A hole always does on our own devices. */
   readonly zero: boolean;
+  /** Set on the last extent of a list when the device stopped looking there: it is told as data, and may be none. */
+  readonly unknown?: true;
 }
 
 /**
@@ -45,8 +56,11 @@ export interface BlockDevice {
   writeZeroes(offset: number, length: number, fua: boolean, mayTrim: boolean): MaybePromise<void>;
   /** Brings the range into cache where there is one. Advisory: failing to do so is no error. */
   cache(offset: number, length: number): MaybePromise<void>;
-  /** The allocation of the range: contiguous extents in order, which cover exactly [offset, offset + length). */
-  extents(offset: number, length: number): MaybePromise<Extent[]>;
+  /**
+   * The allocation of the range: contiguous extents in order, which cover exactly [offset, offset + length).
+   * @param maxExtents how many the caller has use for, a hint: what comes after them may be one that is `unknown`
+   */
+  extents(offset: number, length: number, maxExtents?: number): MaybePromise<Extent[]>;
   /**
    * Makes the disk larger, durably; what is new reads as zeroes. Never smaller.
    * @param sizeBytes above the present size

@@ -37,6 +37,21 @@ export class ExtentList {
     this.#at = until;
   }
 
+  /** Whether the list covers its range. */
+  get isWhole(): boolean {
+    return this.#at >= this.#end;
+  }
+
+  /** The list with its rest left open: nobody has looked there. */
+  giveUp(): Extent[] {
+    if (this.#at < this.#end) {
+      const length = this.#end - this.#at;
+      this.#extents.push({ offset: this.#at, length, hole: false, zero: false, unknown: true });
+      this.#at = this.#end;
+    }
+    return this.#extents;
+  }
+
   /** The finished list. */
   finish(): Extent[] {
     assert(this.#at >= this.#end, `extents stop at ${this.#at}, before the end ${this.#end}`);

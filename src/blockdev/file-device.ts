@@ -9,7 +9,8 @@ import type { MaybePromise } from '../base/maybe.ts';
 import { allData, type BlockDevice, type DeviceLimits, type Extent } from './block-device.ts';
 import { type DiskFile, openDiskFile } from './disk-file.ts';
 import { diskSize } from './disk-size.ts';
-import { fileExtents } from './file-extents.ts';
+import { probeFastZero } from './fast-zero-probe.ts';
+import { FileExtents } from './file-extents.ts';
 import {
   type FileIo,
   readFully,
@@ -62,6 +63,7 @@ class FileDevice implements BlockDevice {
   readonly #io: FileIo;
   readonly #native: NativeFs | undefined;
   readonly #zero: FileZero;
+  readonly #extents: FileExtents | undefined;
   readonly #flusher: GroupFlush;
   readonly #readBudget: SyncBudget;
   readonly #writeBudget: SyncBudget;
@@ -80,7 +82,10 @@ class FileDevice implements BlockDevice {
       minBlockBytes: 1,
       preferredBlockBytes: 4 * KiB,
       maxRequestBytes: MAX_REQUEST_BYTES,
+      fastZero: readOnly ? 'never' : probeFastZero(native, { ...file, path: options.path }),
+      cheapExtents: native !== undefined,
     };
+    this.#extents = native && new FileExtents({ fd: file.fd, native, now: options.now });
     this.#readBudget = new SyncBudget(options.now);
     this.#writeBudget = new SyncBudget(options.now);
     this.#zero = new FileZero({ fd: file.fd, io: this.#io, native, budget: new SyncBudget(options.now) });
@@ -150,10 +155,11 @@ class FileDevice implements BlockDevice {
     return this.#inFlight.track(this.#native.willNeed(this.#fd, offset, length).catch(() => undefined));
   }
 
-  extents(offset: number, length: number): MaybePromise<Extent[]> {
+  extents(offset: number, length: number, maxExtents?: number): MaybePromise<Extent[]> {
     this.#checkOpen();
-    if (!this.#native) return allData(offset, length);
-    return this.#inFlight.track(fileExtents(this.#native, this.#fd, offset, length));
+    if (!this.#extents) return allData(offset, length);
+    const result = this.#extents.extents(offset, length, maxExtents);
+    return result instanceof Promise ? this.#inFlight.track(result) : result;
   }
 
   /** A file is made longer, sparse; a block device has to have been made larger by its own tool. */
@@ -188,7 +194,11 @@ class FileDevice implements BlockDevice {
       this.#flusher.markChanged();
       throw this.#failure(what, offset, error);
     }
-    if (result instanceof Promise) return this.#change(what, offset, result, fua);
+    if (result instanceof Promise) {
+      const wiped = this.#extents ? result.finally(() => this.#extents?.forget()) : result;
+      return this.#change(what, offset, wiped, fua);
+    }
+    this.#extents?.forget();
     this.#flusher.markChanged();
     return fua ? this.#flush() : undefined;
   }

@@ -10,6 +10,9 @@ const PAGE_BYTES = 64 * KiB;
 /** Pages that one disk may hold, reserved ones included; a JavaScript map ends at 16 Mi entries. 512 GiB of data. */
 const MAX_PAGES = 8 * 1024 * 1024;
 
+/** Extents of one answer; what comes after them is told as unknown. */
+const MAX_EXTENTS = 16_384;
+
 /** Stands for a page that is allocated but holds only zeroes. Never written to. */
 const ZERO_PAGE = Buffer.alloc(PAGE_BYTES);
 
@@ -38,6 +41,8 @@ export class MemoryDevice implements BlockDevice {
       minBlockBytes: options.minBlockBytes ?? 1,
       preferredBlockBytes: 4 * KiB,
       maxRequestBytes: MAX_REQUEST_BYTES,
+      fastZero: 'always',
+      cheapExtents: true,
     };
   }
 
@@ -111,11 +116,13 @@ export class MemoryDevice implements BlockDevice {
     this.#checkOpen();
   }
 
-  extents(offset: number, length: number): Extent[] {
+  extents(offset: number, length: number, maxExtents = MAX_EXTENTS): Extent[] {
     this.#checkOpen();
     const list = new ExtentList(offset, length);
+    const most = Math.min(maxExtents, MAX_EXTENTS);
     for (const index of this.#presentPages(offset, length)) {
       list.addUntil(index * PAGE_BYTES, true, true);
+      if (list.count > most) return list.giveUp();
       list.addUntil((index + 1) * PAGE_BYTES, false, this.#pages.get(index) === ZERO_PAGE);
     }
     list.addUntil(offset + length, true, true);

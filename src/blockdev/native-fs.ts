@@ -21,6 +21,8 @@ export interface NativeFs {
   fallocate(fd: number, mode: ZeroMode, offset: number, length: number): Promise<string | undefined>;
   /** Where data, or a hole, next begins at or after `offset`; undefined when it can't tell, -1 for no more data. */
   seek(fd: number, offset: number, what: 'data' | 'hole'): Promise<number | undefined>;
+  /** The same in place. */
+  seekSync(fd: number, offset: number, what: 'data' | 'hole'): number | undefined;
   /** Takes an advisory lock that ends with the descriptor; 'EAGAIN' when someone else has it. */
   flock(fd: number, mode: LockMode): string | undefined;
   /** Asks for readahead of the range. */
@@ -34,8 +36,8 @@ const FALLOCATE_MODES: Readonly<Record<ZeroMode, number>> = {
   punch: FALLOC_FL_PUNCH_HOLE + FALLOC_FL_KEEP_SIZE,
   zero: FALLOC_FL_ZERO_RANGE + FALLOC_FL_KEEP_SIZE,
 };
-const SEEK_DATA = 3;
-const SEEK_HOLE = 4;
+/** SEEK_DATA and SEEK_HOLE. */
+const WHENCE = { data: 3, hole: 4 } as const;
 const LOCK_SH = 1;
 const LOCK_EX = 2;
 const LOCK_NB = 4;
@@ -106,12 +108,14 @@ function bind(libc: LibraryHandle, errno: () => number): NativeFs {
       }),
     seek: (fd, offset, what) =>
       gate.run((done) => {
-        lseek.async(fd, offset, what === 'data' ? SEEK_DATA : SEEK_HOLE, (error, result) => {
-          const failure = error ? errorName(error) : code(result);
-          if (failure === undefined) done(Number(result));
-          else done(failure === 'ENXIO' ? -1 : undefined);
-        });
+        lseek.async(fd, offset, WHENCE[what], (error, result) =>
+          done(found(result, error ? errorName(error) : code(result))),
+        );
       }),
+    seekSync: (fd, offset, what) => {
+      const result = lseek(fd, offset, WHENCE[what]);
+      return found(result, code(result));
+    },
     flock: (fd, mode) => code(flock(fd, (mode === 'shared' ? LOCK_SH : LOCK_EX) + LOCK_NB)),
     willNeed: (fd, offset, length) =>
       gate.run((done) => {
@@ -156,6 +160,12 @@ class PoolGate {
     if (next) next();
     else this.#free += 1;
   }
+}
+
+/** What lseek found; -1 when there is nothing behind the offset. */
+function found(position: number | bigint, failure: string | undefined): number | undefined {
+  if (failure === undefined) return Number(position);
+  return failure === 'ENXIO' ? -1 : undefined;
 }
 
 function errnoName(errno: number): string {

@@ -73,8 +73,8 @@ export class OrderedDevice implements BlockDevice {
     return this.#below.cache(offset, length);
   }
 
-  extents(offset: number, length: number): MaybePromise<Extent[]> {
-    return this.#below.extents(offset, length);
+  extents(offset: number, length: number, maxExtents?: number): MaybePromise<Extent[]> {
+    return this.#below.extents(offset, length, maxExtents);
   }
 
   resize(sizeBytes: number): MaybePromise<void> {

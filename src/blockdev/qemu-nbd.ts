@@ -115,9 +115,9 @@ export class QemuImage implements BlockDevice {
     return this.#device.cache(offset, length);
   }
 
-  extents(offset: number, length: number): MaybePromise<Extent[]> {
+  extents(offset: number, length: number, maxExtents?: number): MaybePromise<Extent[]> {
     this.#checkAlive();
-    return this.#device.extents(offset, length);
+    return this.#device.extents(offset, length, maxExtents);
   }
 
   /** The format's own tool does that, while nobody has the image open. @throws BlockError always */

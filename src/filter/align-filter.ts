@@ -122,10 +122,12 @@ class AlignFilter extends PassThrough {
     return this.below.cache(start, this.#ceil(offset + length) - start);
   }
 
-  override extents(offset: number, length: number): MaybePromise<Extent[]> {
+  override extents(offset: number, length: number, maxExtents?: number): MaybePromise<Extent[]> {
     const start = this.#floor(offset);
     const end = offset + length;
-    return andThen(this.below.extents(start, this.#ceil(end) - start), (list) => clip(list, offset, end));
+    return andThen(this.below.extents(start, this.#ceil(end) - start, maxExtents), (list) =>
+      clip(list, offset, end),
+    );
   }
 
   /**

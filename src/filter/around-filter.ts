@@ -48,8 +48,8 @@ export abstract class AroundFilter extends PassThrough {
     return this.around(plain('cache', offset, length), () => super.cache(offset, length));
   }
 
-  override extents(offset: number, length: number): MaybePromise<Extent[]> {
-    return this.around(plain('extents', offset, length), () => super.extents(offset, length));
+  override extents(offset: number, length: number, maxExtents?: number): MaybePromise<Extent[]> {
+    return this.around(plain('extents', offset, length), () => super.extents(offset, length, maxExtents));
   }
 }
 

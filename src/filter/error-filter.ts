@@ -3,10 +3,11 @@
 import { existsSync } from 'node:fs';
 import { BlockError, type BlockErrorCode } from '../base/errors.ts';
 import type { MaybePromise } from '../base/maybe.ts';
-import type { BlockDevice } from '../blockdev/block-device.ts';
+import type { BlockDevice, DeviceLimits } from '../blockdev/block-device.ts';
 import { AroundFilter, type Call, OPERATIONS, type Operation } from './around-filter.ts';
 import type { FilterStatus } from './context.ts';
 import { defineFilter } from './define-filter.ts';
+import { DerivedLimits } from './derived-limits.ts';
 import type { ChoiceOption, NumberOption, OptionValues } from './option-schema.ts';
 import { freshSeed, MAX_SEED, seededRandom } from './random.ts';
 
@@ -119,6 +120,7 @@ class ErrorFilter extends AroundFilter {
   readonly #plan: FaultPlan;
   readonly #limits: FaultLimits;
   readonly #random: () => number;
+  readonly #device: DerivedLimits;
   #faults = 0;
 
   constructor(below: BlockDevice, plan: FaultPlan, limits: FaultLimits) {
@@ -126,6 +128,12 @@ class ErrorFilter extends AroundFilter {
     this.#plan = plan;
     this.#limits = limits;
     this.#random = seededRandom(limits.seed);
+    // Only calls that somebody asked for shall count: no look for holes before a read.
+    this.#device = new DerivedLimits(below, () => ({ cheapExtents: false }));
+  }
+
+  override get limits(): DeviceLimits {
+    return this.#device.current;
   }
 
   status(): FilterStatus {

@@ -129,12 +129,12 @@ export class Guard implements BlockDevice {
     if (result instanceof Promise) return this.#track('cache', result);
   }
 
-  extents(offset: number, length: number): MaybePromise<Extent[]> {
+  extents(offset: number, length: number, maxExtents?: number): MaybePromise<Extent[]> {
     this.#check('extents', offset, length, 'EINVAL', false);
     if (length === 0) return [];
     let result: MaybePromise<Extent[]>;
     try {
-      result = this.#below.extents(offset, length);
+      result = this.#below.extents(offset, length, maxExtents);
       if (!(result instanceof Promise)) return coveringExtents(result, offset, length);
     } catch (error) {
       throw this.#failure('extents', error);

@@ -97,8 +97,8 @@ class OffsetFilter extends PassThrough {
     return this.below.cache(offset + this.#start, length);
   }
 
-  override extents(offset: number, length: number): MaybePromise<Extent[]> {
-    return andThen(this.below.extents(offset + this.#start, length), (list) =>
+  override extents(offset: number, length: number, maxExtents?: number): MaybePromise<Extent[]> {
+    return andThen(this.below.extents(offset + this.#start, length, maxExtents), (list) =>
       list.map((extent) => ({ ...extent, offset: extent.offset - this.#start })),
     );
   }

@@ -3,6 +3,8 @@
 // Handshake
 /** "NBDMAGIC" */
 export const NBD_MAGIC = 0x4e42_444d_4147_4943n;
+/** Follows NBD_MAGIC where a server speaks oldstyle. */
+export const NBD_CLISERV_MAGIC = 0x0000_4202_8186_1253n;
 /** "IHAVEOPT": the second magic of newstyle, and the magic of each option request. */
 export const NBD_OPTS_MAGIC = 0x4948_4156_454f_5054n;
 /** Magic of each option reply. */
@@ -18,6 +20,9 @@ export const NBD_FLAG_C_NO_ZEROES = 1 << 1;
 
 /** Bytes of zeroes after the EXPORT_NAME reply unless NO_ZEROES was negotiated. */
 export const NBD_EXPORT_NAME_ZEROES = 124;
+
+/** Bytes of zeroes that end the oldstyle greeting. */
+export const NBD_OLDSTYLE_ZEROES = 124;
 
 /** Longest string the protocol allows, bytes. */
 export const NBD_MAX_STRING_BYTES = 4096;

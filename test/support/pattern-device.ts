@@ -9,6 +9,8 @@ export const TEST_LIMITS: DeviceLimits = {
   minBlockBytes: 1,
   preferredBlockBytes: 4096,
   maxRequestBytes: 32 * 1024 * 1024,
+  fastZero: 'never',
+  cheapExtents: false,
 };
 
 /** A disk of zeroes, held in memory page by page. Answers at once. */

@@ -53,6 +53,8 @@ describe('openNbdDevice', () => {
       minBlockBytes: 4096,
       preferredBlockBytes: 65536,
       maxRequestBytes: MAX_REQUEST_BYTES,
+      fastZero: 'never',
+      cheapExtents: false,
     });
   });
 

@@ -178,6 +178,8 @@ describe('guards', () => {
       minBlockBytes: 4096,
       preferredBlockBytes: 4096,
       maxRequestBytes: 8192,
+      fastZero: 'never',
+      cheapExtents: false,
     };
     const picky = link('picky', (below) => {
       const device = new Tracer(below, 'picky', events);
