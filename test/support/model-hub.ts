@@ -48,9 +48,12 @@ export class ModelReplica {
     this.#changed(offset, length);
   }
 
+  /** The range is to be read (again): an answer on its way may be older than what is asked for now, and come later. */
   unread(offset: number, length: number): void {
+    const first = Math.floor(offset / CHUNK);
     const last = Math.floor((offset + length - 1) / CHUNK);
-    for (let chunk = Math.floor(offset / CHUNK); chunk <= last; chunk += 1) this.pending.add(chunk);
+    for (let chunk = first; chunk <= last; chunk += 1) this.pending.add(chunk);
+    this.#supersede(first * CHUNK, (last + 1 - first) * CHUNK);
   }
 
   everything(): void {
@@ -85,6 +88,10 @@ export class ModelReplica {
 
   #changed(offset: number, length: number): void {
     this.check.replicaChanged(offset, length);
+    this.#supersede(offset, length);
+  }
+
+  #supersede(offset: number, length: number): void {
     for (const read of this.reads) {
       const from = Math.max(offset, read.offset);
       const to = Math.min(offset + length, read.offset + read.length);
