@@ -1,5 +1,5 @@
 // The text form of a filter, `name,key=value,...`: split, and checked against the filter's schema. Strict: what it
-// doesn't know is an error, never skipped.
+// doesn't know is an error, never skipped. Whatever else is written in this form says its own kind in errors.
 import { UsageError } from '../base/errors.ts';
 import type { FilterDefinition } from './define-filter.ts';
 import { nearestName } from './nearest-name.ts';
@@ -21,12 +21,13 @@ export interface SpecText {
 
 /**
  * Takes `name,key=value,...` apart; `,,` stands for a comma inside a name or value.
+ * @param kind of what the text is of, for errors
  * @throws UsageError when the text has not that form
  */
-export function splitSpec(text: string): SpecText {
+export function splitSpec(text: string, kind = 'filter'): SpecText {
   const [name = '', ...settings] = splitAtCommas(text);
   if (name === '' || name.includes('=')) {
-    throw new UsageError(`filter ${JSON.stringify(text)}: must start with a name, as in name,option=value`);
+    throw new UsageError(`${kind} ${JSON.stringify(text)}: must start with a name, as in name,option=value`);
   }
   const values = new Map<string, string[]>();
   for (const setting of settings) {
@@ -34,7 +35,7 @@ export function splitSpec(text: string): SpecText {
     const key = equals === -1 ? setting : setting.slice(0, equals);
     if (key === '') {
       throw new UsageError(
-        `filter ${name}: ${JSON.stringify(setting)} is not option=value (write ,, for a comma)`,
+        `${kind} ${name}: ${JSON.stringify(setting)} is not option=value (write ,, for a comma)`,
       );
     }
     const list = values.get(key);
@@ -46,28 +47,29 @@ export function splitSpec(text: string): SpecText {
 }
 
 /**
- * Checks the options of a spec against the filter's schema and fills in defaults.
+ * Checks the options of a spec against the schema of what it names, and fills in defaults.
  * @throws UsageError for an option that is unknown, wrong or missing
  */
-export function checkOptions(
-  definition: FilterDefinition,
+export function checkOptions<S extends OptionSchema>(
+  named: { readonly name: string; readonly options: S },
   values: SpecText['values'],
-): FilterSpec['options'] {
-  const schema = definition.options;
+  kind = 'filter',
+): OptionValues<S> {
+  const schema = named.options;
   const known = Object.keys(schema);
   for (const key of values.keys()) {
-    if (!Object.hasOwn(schema, key)) throw unknownOption(definition.name, key, known);
+    if (!Object.hasOwn(schema, key)) throw unknownOption(`${kind} ${named.name}`, key, known);
   }
   const options: Record<string, unknown> = {};
   for (const [key, option] of Object.entries(schema)) {
     const texts = values.get(key);
-    const what = `filter ${definition.name}: option ${key}`;
+    const what = `${kind} ${named.name}: option ${key}`;
     if (texts) options[key] = parseOption(option, texts, what);
     else if (option.required) throw new UsageError(`${what} is required: ${option.description}`);
     else options[key] = option.default;
   }
   // Each value has just been checked against the option it is for.
-  return options as FilterSpec['options'];
+  return options as OptionValues<S>;
 }
 
 /** `Did you mean ...?` with a space before it, or nothing. */
@@ -76,10 +78,10 @@ export function suggestion(name: string, known: readonly string[]): string {
   return nearest === undefined ? '' : `; did you mean ${nearest}?`;
 }
 
-function unknownOption(filter: string, key: string, known: readonly string[]): UsageError {
+function unknownOption(what: string, key: string, known: readonly string[]): UsageError {
   const allowed = known.length === 0 ? 'it takes none' : `it takes ${known.join(', ')}`;
   return new UsageError(
-    `filter ${filter}: unknown option ${JSON.stringify(key)}: ${allowed}${suggestion(key, known)}`,
+    `${what}: unknown option ${JSON.stringify(key)}: ${allowed}${suggestion(key, known)}`,
   );
 }
 

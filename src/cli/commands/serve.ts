@@ -15,6 +15,7 @@ import {
   parseHub,
   parseListen,
 } from '../parse-address.ts';
+import { type ExportSettings, parseExports } from '../parse-export.ts';
 import { isNbdUri, type NamedSource, parseImages } from '../parse-image.ts';
 import { agentStateDir, parseCount, parseVmName } from '../parse-values.ts';
 import { insecureOption, listenControlOption, logLevelOption } from './shared-options.ts';
@@ -50,6 +51,19 @@ export const SERVE_OPTIONS = {
     repeatable: true,
     describe: 'name,key=value,... repeatable, outermost first; `repagent filters` lists them',
   },
+  export: {
+    type: 'text',
+    repeatable: true,
+    describe:
+      'NAME,key=value,... for one image, repeatable: read-only, hidden, rotational, description=TEXT, allow=NETWORK+..., allow-cert=NAME+..., allow-psk=USER+...',
+  },
+  allow: {
+    type: 'text',
+    repeatable: true,
+    describe:
+      'who may use exports without an allow of their own: addresses and NETWORK/PREFIX joined by +, unix for local sockets',
+    fallback: 'everybody who can connect',
+  },
   control: listenControlOption,
   'read-only': { type: 'flag', describe: 'refuse writes' },
   'max-connections': { type: 'text', describe: 'NBD connections at a time', fallback: '1024' },
@@ -77,8 +91,9 @@ export interface ServeConfig {
   readonly hub: HostPort | undefined;
   readonly vmName: string;
   readonly filters: readonly string[];
+  /** One for every image, by name. */
+  readonly exports: ReadonlyMap<string, ExportSettings>;
   readonly control: ControlAddress | undefined;
-  readonly readOnly: boolean;
   readonly maxConnections: number | undefined;
   readonly queueBytes: number;
   readonly stateDir: string;
@@ -103,8 +118,12 @@ export function resolveServe(raw: RawOptions<typeof SERVE_OPTIONS>): ServeConfig
     hub: raw.hub === undefined ? undefined : parseHub(raw.hub),
     vmName,
     filters: raw.filter ?? [],
+    exports: parseExports(
+      raw.export ?? [],
+      images.map((image) => image.name),
+      { allow: raw.allow, readOnly: raw['read-only'] ?? false },
+    ),
     control: raw.control === undefined ? undefined : parseControl(raw.control),
-    readOnly: raw['read-only'] ?? false,
     maxConnections:
       raw['max-connections'] === undefined
         ? undefined
@@ -164,12 +183,13 @@ export const serveCommand = defineCommand({
     ['serve root=a.img data=b.img --listen unix:/run/vm.sock', 'two exports on a unix socket'],
     ['serve vm.qcow2 --format qcow2 --hub 127.0.0.1', 'any format that qemu-nbd opens'],
     ['serve new.img --create 20G --filter log --filter delay,write=5ms', 'a new disk below two filters'],
+    ['serve disk.img --export disk,read-only,allow=10.1.0.0/16+unix', 'for some clients, to read only'],
     ['serve --config /etc/repagent/vm.yaml', 'everything from a file; options win over it'],
   ],
   configFile: true,
-  run: async (raw) => {
+  run: async (raw, reread) => {
     const config = resolveServe(raw);
     const { runServe } = await import('../run/serve.ts');
-    return runServe(config);
+    return runServe(config, () => resolveServe(reread()));
   },
 });

@@ -1,4 +1,5 @@
 // `repagent serve`: opens the images, builds their chains, serves them over NBD, and replicates them to a hub.
+import { assert } from '../../base/assert.ts';
 import { BlockError, OperationError } from '../../base/errors.ts';
 import { createLogger, type Logger } from '../../base/log.ts';
 import type { ProcessStatus } from '../../control/status.ts';
@@ -6,18 +7,23 @@ import type { BoundAddress, ListenAddress } from '../../nbd/listen-address.ts';
 import { type NbdServer, startNbdServer } from '../../nbd/server.ts';
 import type { ServeConfig } from '../commands/serve.ts';
 import { checkExposure, DEFAULT_NBD_LISTEN, parseListen } from '../parse-address.ts';
+import type { ExportSettings } from '../parse-export.ts';
 import { isNbdUri } from '../parse-image.ts';
 import { packageVersion } from '../version.ts';
 import { openVolume, type PlannedLink, planLinks, type Volume } from './build-volume.ts';
 import { startOwnControl } from './control-socket.ts';
 import { exportList, listenError, nbdUrl } from './listening.ts';
 import { ReloadWatch } from './reload.ts';
+import { changedAtStartOnly, reloadedVisibility } from './reload-exports.ts';
 import { createReplication, type Replication, unprotectedVolume } from './replication.ts';
 import { runService, type Startup } from './service.ts';
 import { takeActivatedFds } from './socket-activation.ts';
 
-/** @returns the exit status */
-export async function runServe(config: ServeConfig): Promise<number> {
+/**
+ * @param reread the configuration as its file has it now
+ * @returns the exit status
+ */
+export async function runServe(config: ServeConfig, reread: () => ServeConfig): Promise<number> {
   // Everything that can be wrong in the arguments is found before anything is opened.
   const listen = listenAddresses(config);
   const plan = await planLinks(config.filters, config.hub !== undefined);
@@ -25,7 +31,7 @@ export async function runServe(config: ServeConfig): Promise<number> {
   return runService({
     logger,
     start: async (startup) => {
-      await new ServeProcess(config, logger).start(startup, listen, plan);
+      await new ServeProcess(config, logger, reread).start(startup, listen, plan);
       return {};
     },
   });
@@ -41,15 +47,17 @@ function listenAddresses(config: ServeConfig): ListenAddress[] {
 class ServeProcess {
   readonly #config: ServeConfig;
   readonly #logger: Logger;
+  readonly #reread: () => ServeConfig;
   readonly #volumes: Volume[] = [];
   #replication: Replication | undefined;
   #server: NbdServer | undefined;
   /** What is read again on SIGHUP. */
   readonly #reloads: ReloadWatch;
 
-  constructor(config: ServeConfig, logger: Logger) {
+  constructor(config: ServeConfig, logger: Logger, reread: () => ServeConfig) {
     this.#config = config;
     this.#logger = logger;
+    this.#reread = reread;
     this.#reloads = new ReloadWatch(logger);
   }
 
@@ -64,7 +72,8 @@ class ServeProcess {
     const replication = await createReplication(this.#config, this.#logger);
     this.#replication = replication;
     for (const image of this.#config.images) {
-      const { format, readOnly } = this.#config;
+      const { format } = this.#config;
+      const { readOnly } = this.#settings(image.name);
       const createSizeBytes = isNbdUri(image.source) ? undefined : this.#config.createSizeBytes;
       const options = { image, format, readOnly, createSizeBytes, plan, replication, logger: this.#logger };
       const volume = await startup.step(`volume ${image.name}`, openVolume(options), (one) =>
@@ -78,15 +87,34 @@ class ServeProcess {
     // A socket that was passed to us shows its address only now.
     checkExposure(server.addresses, this.#config.insecure, 'NBD connections');
     this.#server = server;
+    this.#reloads.add('exports', () => this.#reloadExports(server));
     replication.start();
     const names = exportList(this.#config.images.map((image) => image.name));
     process.stdout.write(`listening ${this.#urls().join(' ')} exports=${names}\n`);
   }
 
+  /** Takes over what of a new configuration can change while clients are connected, and says what can't. */
+  #reloadExports(server: NbdServer): void {
+    const next = this.#reread();
+    server.setVisibility(reloadedVisibility(this.#config.exports, next.exports));
+    const later = changedAtStartOnly(this.#config, next);
+    if (later.length > 0)
+      this.#logger.warn({ changed: later }, 'these changes take effect at the next start');
+  }
+
+  #settings(name: string): ExportSettings {
+    const settings = this.#config.exports.get(name);
+    assert(settings !== undefined, `no settings for the export ${name}`);
+    return settings;
+  }
+
   async #startServer(listen: readonly ListenAddress[]): Promise<NbdServer> {
-    const { readOnly, maxConnections, format, hub } = this.#config;
-    const description = hub ? `${format} image, replicated` : `${format} image`;
-    const exports = this.#volumes.map(({ name, device }) => ({ name, device, description, readOnly }));
+    const { maxConnections, format, hub } = this.#config;
+    const kind = hub ? `${format} image, replicated` : `${format} image`;
+    const exports = this.#volumes.map(({ name, device }) => {
+      const { description = kind, ...settings } = this.#settings(name);
+      return { name, device, description, ...settings };
+    });
     try {
       return await startNbdServer({
         exports,

@@ -14,7 +14,6 @@ describe('resolveServe', () => {
       hub: undefined,
       filters: [],
       control: undefined,
-      readOnly: false,
       maxConnections: undefined,
       queueBytes: 64 * 2 ** 20,
       logLevel: 'info',
