@@ -4,8 +4,11 @@
 import { assert } from './assert.ts';
 
 /** Bits per page: 4 KiB of memory. */
-const PAGE_BITS = 32_768;
+export const PAGE_BITS = 32_768;
 const PAGE_WORDS = PAGE_BITS / 32;
+
+/** Bytes of one page. */
+export const PAGE_BYTES = PAGE_BITS / 8;
 
 /** Absent pages that a search steps over one by one before it looks through the list of those that exist. */
 const STEP_PAGES = 64;
@@ -131,6 +134,71 @@ export class Bitmap {
         this.#count += added;
       }
     }
+  }
+
+  /** Clears every bit that is set in `other`, which has the same size. */
+  subtract(other: Bitmap): void {
+    assert(other.sizeBits === this.sizeBits, 'difference of bitmaps of different sizes');
+    if (this.#count === 0) return;
+    for (const pageIndex of other.#pages.keys()) this.subtractPage(other, pageIndex);
+  }
+
+  /** The same for one page of bits. */
+  subtractPage(other: Bitmap, pageIndex: number): void {
+    const mine = this.#pages.get(pageIndex);
+    const theirs = other.#pages.get(pageIndex);
+    if (!mine || !theirs) return;
+    if (theirs.count === PAGE_BITS) {
+      this.#count -= mine.count;
+      this.#drop(pageIndex);
+      return;
+    }
+    if (mine.words === FULL_WORDS) mine.words = FULL_WORDS.slice();
+    const removed = dropWords(mine.words, theirs.words);
+    mine.count -= removed;
+    this.#count -= removed;
+    if (mine.count === 0) this.#drop(pageIndex);
+  }
+
+  /** Clears the bits of one page. */
+  clearPage(pageIndex: number): void {
+    this.#count -= this.#pages.get(pageIndex)?.count ?? 0;
+    this.#drop(pageIndex);
+  }
+
+  /** The indexes of pages with a bit set, ascending. */
+  pageIndexes(): number[] {
+    return [...this.#pages.keys()].sort((a, b) => a - b);
+  }
+
+  /** Puts the bits of one page into `target`, PAGE_BYTES; the lowest bit of the first byte is the page's first. */
+  copyPage(pageIndex: number, target: Uint8Array): void {
+    const page = this.#pages.get(pageIndex);
+    if (!page) target.fill(0);
+    else target.set(bytesOf(page.words));
+  }
+
+  /** Sets what is set in `source`, the bits of one page; those beyond the map's end are passed over. */
+  addPage(pageIndex: number, source: Uint8Array): void {
+    const words = new Uint32Array(PAGE_WORDS);
+    bytesOf(words).set(source);
+    const end = this.#sizeBits - pageIndex * PAGE_BITS;
+    if (end < PAGE_BITS) fillBits(words, Math.max(0, end), PAGE_BITS, false);
+    const page = this.#pages.get(pageIndex) ?? { words: new Uint32Array(PAGE_WORDS), count: 0 };
+    if (page.count === PAGE_BITS) return;
+    const added = addWords(page.words, words);
+    page.count += added;
+    this.#count += added;
+    if (page.count > 0) this.#pages.set(pageIndex, page);
+  }
+
+  /** Eight bits, the first of them the lowest. @param byteIndex the eighth part of the first one's index */
+  byteAt(byteIndex: number): number {
+    const pageIndex = Math.floor(byteIndex / PAGE_BYTES);
+    const page = this.#pages.get(pageIndex);
+    if (!page) return 0;
+    const at = byteIndex - pageIndex * PAGE_BYTES;
+    return (page.words[at >>> 2]! >>> ((at & 3) * 8)) & 0xff;
   }
 
   /** The first set bit at or after `from`, or -1. */
@@ -277,6 +345,23 @@ function addWords(target: Uint32Array, source: Uint32Array): number {
     added += popcount(fresh);
   }
   return added;
+}
+
+/** Clears in `target` what is set in `source`; returns how many bits that took away. */
+function dropWords(target: Uint32Array, source: Uint32Array): number {
+  let removed = 0;
+  for (let word = 0; word < PAGE_WORDS; word += 1) {
+    const gone = (target[word]! & source[word]!) >>> 0;
+    if (gone === 0) continue;
+    target[word] = (target[word]! & ~gone) >>> 0;
+    removed += popcount(gone);
+  }
+  return removed;
+}
+
+/** Words as bytes. Every machine that Node runs on here is little-endian. */
+function bytesOf(words: Uint32Array): Uint8Array {
+  return new Uint8Array(words.buffer, words.byteOffset, words.byteLength);
 }
 
 /** Sets or clears bits [from, to) of one page; returns by how many the number of set bits changed. */

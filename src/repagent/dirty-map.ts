@@ -17,6 +17,21 @@ const MAX_CLOSED = 4;
 /** Pages of bits above which the dirty bytes are estimated (from above) instead of counted: 1 TiB of disk. */
 const MAX_COUNTED_PAGES = 512;
 
+/** The age of what was dirty before this process began: nobody knows it. Older than every time. */
+export const UNKNOWN_TIME_US = -1;
+
+/** Where every bit is set as well before the change that it stands for is begun. Never throws. */
+export interface DirtyShadow {
+  readonly granularityBytes: number;
+  /** What is set there. */
+  readonly bits: Bitmap;
+  /** Whether `bits` was found when the process began and is all that may be missing. */
+  readonly isBelieved: boolean;
+  mark(first: number, end: number): void;
+  markAll(): void;
+  grow(sizeBytes: number): void;
+}
+
 /** Changes that share their fate. Also the token of a change that is in flight. */
 export class Generation {
   readonly bits: Bitmap;
@@ -34,10 +49,13 @@ export class Generation {
   }
 }
 
-/** Remembers, in memory, which chunks of DIRTY_GRANULARITY_BYTES have changed. A map starts all dirty. */
+/** Remembers which chunks have changed. A map starts all dirty, or as its shadow remembers. */
 export class DirtyMap {
+  /** Bytes of disk that one bit stands for. */
+  readonly granularityBytes: number;
   #sizeBytes: number;
   #chunks: number;
+  readonly #shadow: DirtyShadow | undefined;
   readonly #nowUs: () => number;
   #base: Generation;
   #current: Generation;
@@ -49,14 +67,18 @@ export class DirtyMap {
   /**
    * @param sizeBytes of the volume
    * @param nowUs the clock, Unix microseconds
+   * @param shadow keeps the bits beyond the end of the process; without one they are in memory only
    */
-  constructor(sizeBytes: number, nowUs: () => number) {
+  constructor(sizeBytes: number, nowUs: () => number, shadow?: DirtyShadow) {
+    this.granularityBytes = shadow?.granularityBytes ?? DIRTY_GRANULARITY_BYTES;
     this.#sizeBytes = sizeBytes;
-    this.#chunks = Math.ceil(sizeBytes / DIRTY_GRANULARITY_BYTES);
+    this.#chunks = Math.ceil(sizeBytes / this.granularityBytes);
     this.#nowUs = nowUs;
+    this.#shadow = shadow;
     this.#base = this.#generation();
     this.#current = this.#generation();
-    this.reset();
+    if (shadow?.isBelieved) this.recall();
+    else this.reset();
   }
 
   /** Whether changes are expected to reach the hub by the stream. */
@@ -123,6 +145,19 @@ export class DirtyMap {
     this.#closed = kept;
   }
 
+  /**
+   * The stream is about to begin anew, at a hub that has everything but what the shadow holds: what it acknowledged,
+   * it may have forgotten since, but not what it had recorded.
+   */
+  recall(): void {
+    assert(this.#shadow, 'only a shadow can be recalled');
+    this.streamOff();
+    for (const generation of this.#closed) this.#merge(generation, this.#base);
+    this.#closed = [];
+    if (this.#shadow.bits.count > this.#base.bits.count) this.#base.firstTimeUs ||= UNKNOWN_TIME_US;
+    this.#base.bits.union(this.#shadow.bits);
+  }
+
   /** The stream is about to begin anew, at a hub that has nothing. */
   reset(): void {
     this.streamOff();
@@ -130,6 +165,15 @@ export class DirtyMap {
     this.#closed = [];
     this.#base.bits.setAll();
     this.#base.firstTimeUs = this.#nowUs();
+    this.#shadow?.markAll();
+  }
+
+  /** What the shadow holds and nothing here needs any more, up to the newest acknowledgement. */
+  retirable(): { readonly bits: Bitmap; readonly sequence: number } {
+    const bits = new Bitmap(this.#chunks);
+    if (this.#shadow) bits.union(this.#shadow.bits);
+    for (const part of this.#parts()) bits.subtract(part.bits);
+    return { bits, sequence: this.#acked };
   }
 
   /**
@@ -152,15 +196,16 @@ export class DirtyMap {
     const before = this.#sizeBytes;
     assert(sizeBytes >= before, 'a volume only grows');
     this.#sizeBytes = sizeBytes;
-    this.#chunks = Math.ceil(sizeBytes / DIRTY_GRANULARITY_BYTES);
+    this.#chunks = Math.ceil(sizeBytes / this.granularityBytes);
+    this.#shadow?.grow(sizeBytes);
     for (const { bits } of [this.#base, this.#current, ...this.#closed]) bits.grow(this.#chunks);
     if (sizeBytes > before) this.#mark(this.#base, before, sizeBytes - before);
   }
 
   /** Whether anything of the range may be missing at the hub. */
   isDirty(offset: number, length: number): boolean {
-    const first = Math.floor(offset / DIRTY_GRANULARITY_BYTES);
-    const end = Math.ceil((offset + length) / DIRTY_GRANULARITY_BYTES);
+    const first = Math.floor(offset / this.granularityBytes);
+    const end = Math.ceil((offset + length) / this.granularityBytes);
     return this.#parts().some((part) => part.bits.testAny(first, end));
   }
 
@@ -171,10 +216,10 @@ export class DirtyMap {
     const last = this.#chunks - 1;
     if (!only) {
       const sum = maps.reduce((bits, map) => bits + map.count, 0);
-      return Math.min(this.#sizeBytes, sum * DIRTY_GRANULARITY_BYTES);
+      return Math.min(this.#sizeBytes, sum * this.granularityBytes);
     }
-    const beyondEnd = only.test(last) ? this.#chunks * DIRTY_GRANULARITY_BYTES - this.#sizeBytes : 0;
-    return only.count * DIRTY_GRANULARITY_BYTES - beyondEnd;
+    const beyondEnd = only.test(last) ? this.#chunks * this.granularityBytes - this.#sizeBytes : 0;
+    return only.count * this.granularityBytes - beyondEnd;
   }
 
   /** When the oldest change began that may be missing at the hub, Unix microseconds; 0: nothing is missing. */
@@ -192,9 +237,10 @@ export class DirtyMap {
 
   #mark(target: Generation, offset: number, length: number): void {
     if (target.firstTimeUs === 0) target.firstTimeUs = this.#nowUs();
-    const first = Math.floor(offset / DIRTY_GRANULARITY_BYTES);
-    const last = Math.floor((offset + length - 1) / DIRTY_GRANULARITY_BYTES);
+    const first = Math.floor(offset / this.granularityBytes);
+    const last = Math.floor((offset + length - 1) / this.granularityBytes);
     target.bits.set(first, last + 1);
+    this.#shadow?.mark(first, last + 1);
   }
 
   #closeCurrent(): void {

@@ -30,6 +30,8 @@ export class MirrorEntry {
   bytes: Buffer | undefined = undefined;
   /** dirty: the chunks to name; never changes. */
   bits: Bitmap | undefined = undefined;
+  /** dirty: bytes of disk that one of the bits stands for. */
+  chunkBytes = 0;
   /** How far a lazily expanded entry has been sent: a chunk of `bits`, or bytes of zeroes. */
   cursor = 0;
   /** Told when the entry is released. */

@@ -2,7 +2,7 @@
 // which it took effect locally. It must never make a change wait: one that doesn't fit is left to the dirty map.
 import { assert } from '../base/assert.ts';
 import type { Bitmap } from '../base/bitmap.ts';
-import { MAX_FRAME_PAYLOAD_BYTES, SECTOR_BYTES } from '../base/limits.ts';
+import { DIRTY_GRANULARITY_BYTES, MAX_FRAME_PAYLOAD_BYTES, SECTOR_BYTES } from '../base/limits.ts';
 import {
   ENTRY_OVERHEAD_BYTES,
   type EntryKind,
@@ -117,9 +117,15 @@ export class MirrorStream {
   /**
    * Names the chunks that the hub has to read. Never refused: it is what ends an overflow.
    * @param chunks gives them for the entry's sequence; they must not change afterwards
+   * @param chunkBytes bytes of disk that one of their bits stands for
    */
-  dirty(owner: StreamMember, chunks: (sequence: number) => Bitmap): number {
+  dirty(
+    owner: StreamMember,
+    chunks: (sequence: number) => Bitmap,
+    chunkBytes = DIRTY_GRANULARITY_BYTES,
+  ): number {
     const entry = this.#entry('dirty', owner, 0, 0);
+    entry.chunkBytes = chunkBytes;
     entry.bits = chunks(entry.sequence);
     return this.#push(entry);
   }

@@ -1,7 +1,7 @@
 // Moves the stream, and the answers to the hub's requests beside it, to the connection: gathered, in turns, and only
 // as fast as the hub takes them. It must keep the stream's order, and give every entry and answer back exactly once.
 import { unreachable } from '../base/assert.ts';
-import { DIRTY_GRANULARITY_BYTES, KiB, MiB } from '../base/limits.ts';
+import { KiB, MiB } from '../base/limits.ts';
 import { MAX_EXTENTS_PER_FRAME } from '../repwire/constants.ts';
 import * as encode from '../repwire/encode.ts';
 import type { DiskRange } from '../repwire/messages.ts';
@@ -187,13 +187,14 @@ function expandZeroes(entry: MirrorEntry, parts: Buffer[]): boolean {
 /** The next frame of a DIRTY list. */
 function expandDirty(entry: MirrorEntry, parts: Buffer[]): boolean {
   const bits = entry.bits!;
+  const { chunkBytes } = entry;
   const { wireId, sizeBytes } = entry.owner;
   const extents: DiskRange[] = [];
   let start = bits.nextSet(entry.cursor);
   while (start !== -1 && extents.length < MAX_EXTENTS_PER_FRAME) {
     const end = bits.nextClear(start);
-    const offset = start * DIRTY_GRANULARITY_BYTES;
-    extents.push({ offset, length: Math.min(end * DIRTY_GRANULARITY_BYTES, sizeBytes) - offset });
+    const offset = start * chunkBytes;
+    extents.push({ offset, length: Math.min(end * chunkBytes, sizeBytes) - offset });
     entry.cursor = end;
     start = end < bits.sizeBits ? bits.nextSet(end) : -1;
   }

@@ -3,9 +3,9 @@
 import fs from 'node:fs/promises';
 import path from 'node:path';
 import { errorMessage, OperationError } from '../base/errors.ts';
+import { safeName } from '../base/safe-name.ts';
 import { BLOCK_IDENTITY, type ImageOpener } from './image-opener.ts';
 import type { ReplicaStore } from './replica-store.ts';
-import { safeName } from './safe-name.ts';
 
 export interface ReplicaPlace {
   /** Names the replica in this process. */

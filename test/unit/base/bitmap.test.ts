@@ -30,7 +30,7 @@ type Step =
   | { readonly op: 'set' | 'clear'; readonly from: number; readonly to: number }
   | { readonly op: 'one'; readonly from: number }
   | { readonly op: 'setAll' | 'clearAll' }
-  | { readonly op: 'union'; readonly ranges: ReadonlyArray<readonly [number, number]> };
+  | { readonly op: 'union' | 'subtract'; readonly ranges: ReadonlyArray<readonly [number, number]> };
 
 function stepsOf(size: number): fc.Arbitrary<Step[]> {
   const range = fc
@@ -57,6 +57,12 @@ function stepsOf(size: number): fc.Arbitrary<Step[]> {
         arbitrary: fc
           .array(fc.oneof(range, short), { maxLength: 4 })
           .map((ranges): Step => ({ op: 'union', ranges })),
+      },
+      {
+        weight: 2,
+        arbitrary: fc
+          .array(fc.oneof(range, short), { maxLength: 4 })
+          .map((ranges): Step => ({ op: 'subtract', ranges })),
       },
     ),
     { maxLength: 24 },
@@ -95,6 +101,15 @@ function apply(map: Bitmap, model: Set<number>, step: Step): void {
       map.union(other);
       // The other map must not notice, now or when this one changes.
       expect([...other.runs()]).toEqual(before);
+      return;
+    }
+    case 'subtract': {
+      const other = new Bitmap(map.sizeBits);
+      for (const [from, to] of step.ranges) {
+        other.set(from, to);
+        for (let bit = from; bit < to; bit += 1) model.delete(bit);
+      }
+      map.subtract(other);
     }
   }
 }
@@ -129,6 +144,29 @@ describe('Bitmap', () => {
         expect(map.nextClear(from)).toBe(clear);
         expect(map.test(from)).toBe(bits.includes(from));
         expect(map.testAny(from, from + 3)).toBe(bits.some((bit) => bit >= from && bit < from + 3));
+      }),
+    );
+  });
+
+  it('goes through bytes and comes back, cut at its end', () => {
+    const size = 2 * PAGE + 13;
+    fc.assert(
+      fc.property(fc.array(bitOf(size), { maxLength: 40 }), (bits) => {
+        const map = new Bitmap(size);
+        for (const bit of bits) map.set(bit);
+        const back = new Bitmap(size);
+        const bytes = new Uint8Array(PAGE / 8);
+        for (let page = 0; page < 3; page += 1) {
+          map.copyPage(page, bytes);
+          for (let at = 0; at < bytes.length; at += 1) {
+            if (bytes[at] !== map.byteAt(page * bytes.length + at)) expect.fail(`byte ${at} of page ${page}`);
+          }
+          if (page === 2) bytes.fill(0xff, 2);
+          back.addPage(page, bytes);
+        }
+        expectSame(back, new Set(bits));
+        for (const page of back.pageIndexes()) back.clearPage(page);
+        expectSame(back, new Set());
       }),
     );
   });

@@ -5,9 +5,9 @@ import fc from 'fast-check';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { OperationError } from '../../../src/base/errors.ts';
 import { silentLogger } from '../../../src/base/log.ts';
+import { safeName } from '../../../src/base/safe-name.ts';
 import { Catalog } from '../../../src/rephub/catalog.ts';
 import { fileImages } from '../../../src/rephub/image-opener.ts';
-import { safeName } from '../../../src/rephub/safe-name.ts';
 import { type TempDir, tempDir } from '../../support/temp-dir.ts';
 
 let dir: TempDir;

@@ -1,0 +1,414 @@
+// A dirty map's shadow in a file: every bit that is set in memory is set there before the data is written, so that the
+// end of the process at any moment loses none. Bits are taken away late, by someone who knows that the hub's own
+// record covers them. What the file said when it was opened is believed only when it can be.
+import { createHash } from 'node:crypto';
+import { crc32 } from 'node:zlib';
+import { Bitmap, PAGE_BITS, PAGE_BYTES } from '../base/bitmap.ts';
+import { errorMessage } from '../base/errors.ts';
+import { MiB } from '../base/limits.ts';
+import type { Logger } from '../base/log.ts';
+import type { SidecarFile } from './sidecar-file.ts';
+import {
+  BITS_OFFSET,
+  encodeHead,
+  headOffset,
+  MARK_BYTES,
+  newestHead,
+  type SidecarHead,
+} from './sidecar-head.ts';
+
+/** How much younger than the last sign of life of its agent an image may be, ms: signs come every few seconds. */
+const SIGN_OF_LIFE_SLACK_MS = 30_000;
+
+const LOAD_BYTES = MiB;
+const FULL = Buffer.alloc(LOAD_BYTES, 0xff);
+
+/** What was found in the file when it was opened. Only the first two, and `exact`, are to be believed. */
+export type SidecarFinding =
+  /** Closed in order. */
+  | 'clean'
+  /** The agent ended without closing it, the machine did not: what reached the kernel is there. */
+  | 'agent-crash'
+  /** The machine ended, but every bit was durable before its data. */
+  | 'exact'
+  | 'new'
+  | 'host-crash'
+  /** The protected image was changed while no agent watched. */
+  | 'image-changed'
+  | 'corrupt'
+  /** Of another agent, another volume, or a larger volume. */
+  | 'foreign';
+
+const BELIEVED: ReadonlySet<SidecarFinding> = new Set(['clean', 'agent-crash', 'exact']);
+
+/** The protected image as it is now. */
+export interface ImageMark {
+  /** Differs when the image is another, or was changed since. */
+  readonly mark: Buffer;
+  /** When it was last changed, Unix milliseconds. */
+  readonly changedAtMs: number;
+}
+
+export interface SidecarOptions {
+  readonly file: SidecarFile;
+  readonly agentId: Buffer;
+  readonly volumeName: string;
+  readonly sizeBytes: number;
+  readonly granularityBytes: number;
+  /** 16 bytes that differ after every start of the machine. */
+  readonly bootId: Buffer;
+  /** Undefined when that can't be told. */
+  readonly image: ImageMark | undefined;
+  /** Makes each new bit durable before its data is written. */
+  readonly exact: boolean;
+  readonly logger: Logger;
+  /** The file can't be written any more: from now on an end without close costs a comparison of the whole volume. */
+  readonly onBroken: (error: unknown) => void;
+}
+
+export class DirtySidecar {
+  readonly finding: SidecarFinding;
+  readonly granularityBytes: number;
+  /** What is set in the file. Read only. */
+  readonly bits: Bitmap;
+  readonly #options: SidecarOptions;
+  readonly #file: SidecarFile;
+  readonly #oneByte = Buffer.alloc(1);
+  readonly #page = Buffer.alloc(PAGE_BYTES);
+  #head: SidecarHead;
+  /** Bits that may be taken away once the hub has recorded what made them needless; a new change keeps its bit. */
+  #retiring: Bitmap | undefined;
+  #isBroken = false;
+  #isClosed = false;
+  /** Exact: bits that are not durable yet, and the sync that makes them so. */
+  #unsynced = false;
+  #syncing: Promise<void> | undefined;
+
+  /** Takes the file over: whatever it held before is read, judged, and from then on kept true. @throws Error with `code` */
+  constructor(options: SidecarOptions) {
+    const { file, sizeBytes, granularityBytes } = options;
+    this.#options = options;
+    this.#file = file;
+    this.granularityBytes = granularityBytes;
+    this.bits = new Bitmap(Math.ceil(sizeBytes / granularityBytes));
+    const old = file.existed ? newestHead(file.read(0, BITS_OFFSET)) : undefined;
+    this.finding = this.#judge(old);
+    this.#head = this.#firstHead(old);
+    file.extend(BITS_OFFSET + Math.ceil(this.bits.sizeBits / PAGE_BITS) * PAGE_BYTES);
+    // The bits before the head that vouches for them, and before those the word that they mean nothing meanwhile.
+    if (!this.isBelieved || old?.granularityBytes !== granularityBytes) {
+      this.#writeHead({ isVoid: true });
+      this.#rewrite();
+    } else if (sizeBytes > old.sizeBytes) {
+      this.mark(Math.floor(old.sizeBytes / granularityBytes), this.bits.sizeBits);
+    }
+    this.#writeHead({ isVoid: false });
+  }
+
+  /** Whether the bits are all that the replica named by `pairing` may lack. */
+  get isBelieved(): boolean {
+    return BELIEVED.has(this.finding);
+  }
+
+  get isBroken(): boolean {
+    return this.#isBroken;
+  }
+
+  /** 0: the bits are relative to no replica. */
+  get pairing(): bigint {
+    return this.#head.pairing;
+  }
+
+  get generation(): number {
+    return this.#head.generation;
+  }
+
+  get recordedSequence(): number {
+    return this.#head.recordedSequence;
+  }
+
+  /** Before a change of chunks [first, end) is begun. Never throws. */
+  mark(first: number, end: number): void {
+    if (this.#retiring) this.#retiring.clear(first, end);
+    if (end - first === 1) {
+      if (this.bits.test(first)) return;
+      this.bits.set(first);
+      const byte = Math.floor(first / 8);
+      this.#oneByte[0] = this.bits.byteAt(byte);
+      this.#put(this.#oneByte, BITS_OFFSET + byte);
+      return;
+    }
+    if (this.bits.nextClear(first) >= end) return;
+    this.bits.set(first, end);
+    this.#putBytes(Math.floor(first / 8), Math.ceil(end / 8));
+  }
+
+  /** Everything is dirty. */
+  markAll(): void {
+    this.#retiring = undefined;
+    if (this.bits.count === this.bits.sizeBits) return;
+    this.bits.setAll();
+    this.#rewrite();
+  }
+
+  /** The bits that may be taken away, once that is allowed. @param bits the sidecar's from now on */
+  offer(bits: Bitmap): void {
+    this.#retiring = bits;
+  }
+
+  /** Whether bits wait to be taken away. */
+  get isOffered(): boolean {
+    return this.#retiring !== undefined;
+  }
+
+  /** None of the offered bits may be taken away. */
+  withdraw(): void {
+    this.#retiring = undefined;
+  }
+
+  /** Takes away some of the bits that were offered. @param maxPages pages to write at most @returns whether some are left */
+  retire(maxPages: number): boolean {
+    const retiring = this.#retiring;
+    if (!retiring) return false;
+    for (const page of retiring.pageIndexes().slice(0, maxPages)) {
+      this.bits.subtractPage(retiring, page);
+      retiring.clearPage(page);
+      this.bits.copyPage(page, this.#page);
+      this.#put(this.#page, BITS_OFFSET + page * PAGE_BYTES);
+    }
+    if (retiring.count > 0) return true;
+    this.#retiring = undefined;
+    return false;
+  }
+
+  /** Exact: what has to be waited for before the data of a change that was marked may be written. */
+  durable(): Promise<void> | undefined {
+    if (!this.#unsynced && !this.#syncing) return undefined;
+    return this.#sync();
+  }
+
+  /** The volume became larger; what is new is dirty. */
+  grow(sizeBytes: number): void {
+    const before = this.#head.sizeBytes;
+    const chunks = Math.ceil(sizeBytes / this.granularityBytes);
+    this.#retiring?.grow(chunks);
+    this.bits.grow(chunks);
+    this.#attempt(() => this.#file.extend(BITS_OFFSET + Math.ceil(chunks / PAGE_BITS) * PAGE_BYTES));
+    // The bits first: a file whose head knows more than its bits would lie.
+    if (sizeBytes > before) this.mark(Math.floor(before / this.granularityBytes), chunks);
+    this.#attempt(() => this.#writeHead({ sizeBytes }));
+  }
+
+  /** From here on the bits are relative to an attachment of a replica. Resolves when that is durable. */
+  async adopt(pairing: bigint, generation: number): Promise<void> {
+    this.#retiring = undefined;
+    this.#attempt(() => this.#writeHead({ pairing, generation, recordedSequence: 0 }));
+    await this.#syncFile();
+  }
+
+  /** The hub's record has come to `sequence` of the present attachment. */
+  recorded(sequence: number): void {
+    if (sequence <= this.#head.recordedSequence) return;
+    this.#attempt(() => this.#writeHead({ recordedSequence: sequence }));
+  }
+
+  /** A sign of life: an image that is much younger was changed by someone else. */
+  touch(): void {
+    if (!this.#isClosed) this.#attempt(() => this.#file.touch());
+  }
+
+  /** Closes in order; the bits may be believed when the image is still the same at the next start. Idempotent. */
+  async close(image: ImageMark | undefined): Promise<void> {
+    if (this.#isClosed) return;
+    this.#isClosed = true;
+    await this.#syncFile();
+    this.#attempt(() => {
+      this.#writeHead({
+        isClean: true,
+        bitsCrc32: this.#crc(),
+        image: image?.mark ?? Buffer.alloc(MARK_BYTES),
+      });
+    });
+    await this.#syncFile();
+    this.#file.close();
+  }
+
+  #judge(old: SidecarHead | undefined): SidecarFinding {
+    const { file, agentId, volumeName, sizeBytes, bootId, image } = this.#options;
+    if (!file.existed || file.sizeBytes === 0) return 'new';
+    if (!old || file.sizeBytes < bitsEnd(old)) return 'corrupt';
+    if (!old.agentId.equals(agentId) || !old.volume.equals(volumeMark(volumeName))) return 'foreign';
+    if (old.sizeBytes > sizeBytes || old.granularityBytes < 1) return 'foreign';
+    const crc = this.#load(old);
+    if (old.isVoid) return 'corrupt';
+    if (old.isClean) {
+      if (crc !== old.bitsCrc32) return 'corrupt';
+      const isKnown = old.image.some((byte) => byte !== 0);
+      return isKnown && image && !old.image.equals(image.mark) ? 'image-changed' : 'clean';
+    }
+    const isSameBoot = old.bootId.equals(bootId);
+    if (isSameBoot && image && image.changedAtMs > file.touchedAtMs + SIGN_OF_LIFE_SLACK_MS) {
+      return 'image-changed';
+    }
+    if (isSameBoot) return 'agent-crash';
+    return old.isExact ? 'exact' : 'host-crash';
+  }
+
+  /** Reads the bits. @returns their checksum */
+  #load(old: SidecarHead): number {
+    const end = bitsEnd(old);
+    const same = old.granularityBytes === this.granularityBytes;
+    const target = same ? this.bits : new Bitmap(Math.ceil(old.sizeBytes / old.granularityBytes));
+    let crc = 0;
+    for (let at = BITS_OFFSET; at < end; at += LOAD_BYTES) {
+      const piece = this.#file.read(at, Math.min(LOAD_BYTES, end - at));
+      crc = crc32(piece, crc);
+      for (let page = 0; page < piece.length; page += PAGE_BYTES) {
+        target.addPage((at - BITS_OFFSET + page) / PAGE_BYTES, piece.subarray(page, page + PAGE_BYTES));
+      }
+    }
+    if (!same) this.#convert(target, old.granularityBytes);
+    return crc;
+  }
+
+  #convert(from: Bitmap, granularityBytes: number): void {
+    for (const run of from.runs()) {
+      const first = Math.floor((run.start * granularityBytes) / this.granularityBytes);
+      const end = Math.ceil((run.end * granularityBytes) / this.granularityBytes);
+      this.bits.set(first, Math.min(end, this.bits.sizeBits));
+    }
+  }
+
+  #firstHead(old: SidecarHead | undefined): SidecarHead {
+    const { agentId, volumeName, sizeBytes, bootId, exact } = this.#options;
+    // Even where the bits are worth nothing, whose replica it was is worth knowing.
+    const isOurs = old && this.finding !== 'foreign' && this.finding !== 'new';
+    if (!this.isBelieved) this.bits.setAll();
+    return {
+      counter: old?.counter ?? 0,
+      sizeBytes,
+      granularityBytes: this.granularityBytes,
+      isClean: false,
+      isExact: exact,
+      isVoid: false,
+      bitsCrc32: 0,
+      agentId,
+      volume: volumeMark(volumeName),
+      bootId,
+      image: Buffer.alloc(MARK_BYTES),
+      pairing: isOurs ? old.pairing : 0n,
+      generation: isOurs ? old.generation : 0,
+      recordedSequence: isOurs ? old.recordedSequence : 0,
+    };
+  }
+
+  #writeHead(change: Partial<SidecarHead>): void {
+    const counter = this.#head.counter + 1;
+    this.#head = { ...this.#head, ...change, counter };
+    if (!this.#isBroken) this.#file.write(encodeHead(this.#head), headOffset(counter));
+  }
+
+  /** Writes all bits. */
+  #rewrite(): void {
+    if (this.bits.count < this.bits.sizeBits) {
+      this.#putBytes(0, Math.ceil(this.bits.sizeBits / 8));
+      return;
+    }
+    // Bits beyond the end mean nothing, and are passed over when they are read.
+    const end = Math.ceil(this.bits.sizeBits / 8);
+    for (let at = 0; at < end; at += LOAD_BYTES) {
+      this.#put(FULL.subarray(0, Math.min(LOAD_BYTES, end - at)), BITS_OFFSET + at);
+    }
+  }
+
+  #putBytes(first: number, end: number): void {
+    for (let at = first; at < end; ) {
+      const page = Math.floor(at / PAGE_BYTES);
+      const to = Math.min(end, (page + 1) * PAGE_BYTES);
+      this.bits.copyPage(page, this.#page);
+      const from = page * PAGE_BYTES;
+      this.#put(this.#page.subarray(at - from, to - from), BITS_OFFSET + at);
+      at = to;
+    }
+  }
+
+  #put(data: Buffer, position: number): void {
+    if (this.#isBroken) return;
+    try {
+      this.#file.write(data, position);
+      this.#unsynced = this.#options.exact;
+    } catch (error) {
+      this.#break(error);
+    }
+  }
+
+  #attempt(action: () => void): void {
+    if (this.#isBroken) return;
+    try {
+      action();
+    } catch (error) {
+      this.#break(error);
+    }
+  }
+
+  /** A map that misses a bit is worse than none: what the file says must not be believed any more. */
+  #break(error: unknown): void {
+    this.#isBroken = true;
+    this.#retiring = undefined;
+    try {
+      this.#file.empty();
+    } catch (again) {
+      this.#options.logger.fatal(
+        { err: again, volume: this.#options.volumeName },
+        'the dirty map can neither be written nor emptied: remove its file before the agent is started again',
+      );
+    }
+    this.#options.logger.error(
+      { volume: this.#options.volumeName, reason: errorMessage(error) },
+      'the dirty map cannot be kept in its file; if this agent is killed, the whole volume will be compared',
+    );
+    this.#options.onBroken(error);
+  }
+
+  /** One sync at a time; whoever comes while one runs waits for the next, which covers it. */
+  async #sync(): Promise<void> {
+    while (this.#syncing) await this.#syncing;
+    if (!this.#unsynced) return;
+    this.#unsynced = false;
+    this.#syncing = this.#syncFile();
+    try {
+      await this.#syncing;
+    } finally {
+      this.#syncing = undefined;
+    }
+  }
+
+  async #syncFile(): Promise<void> {
+    if (this.#isBroken) return;
+    try {
+      await this.#file.sync();
+    } catch (error) {
+      this.#break(error);
+    }
+  }
+
+  #crc(): number {
+    let crc = 0;
+    const pages = Math.ceil(this.bits.sizeBits / PAGE_BITS);
+    const end = BITS_OFFSET + pages * PAGE_BYTES;
+    for (let at = BITS_OFFSET; at < end; at += LOAD_BYTES) {
+      crc = crc32(this.#file.read(at, Math.min(LOAD_BYTES, end - at)), crc);
+    }
+    return crc;
+  }
+}
+
+function bitsEnd(head: SidecarHead): number {
+  if (head.granularityBytes < 1) return Number.POSITIVE_INFINITY;
+  const chunks = Math.ceil(head.sizeBytes / head.granularityBytes);
+  return BITS_OFFSET + Math.ceil(chunks / PAGE_BITS) * PAGE_BYTES;
+}
+
+function volumeMark(name: string): Buffer {
+  return createHash('sha256').update(name).digest().subarray(0, MARK_BYTES);
+}

@@ -1,0 +1,384 @@
+// The dirty map's file: at every single write of it, a process that dies there must leave a file that either names
+// everything that the hub may lack, or isn't believed.
+import { randomBytes } from 'node:crypto';
+import fc from 'fast-check';
+import { describe, expect, test } from 'vitest';
+import { silentLogger } from '../../../src/base/log.ts';
+import { BitRetirement } from '../../../src/repagent/bit-retirement.ts';
+import { DirtyMap } from '../../../src/repagent/dirty-map.ts';
+import { DirtySidecar, type ImageMark, type SidecarOptions } from '../../../src/repagent/dirty-sidecar.ts';
+import { MemorySidecar } from '../../support/memory-sidecar.ts';
+
+const CHUNK = 65_536;
+const AGENT = randomBytes(16);
+const BOOT = randomBytes(16);
+
+function open(file: MemorySidecar, chunks: number, more: Partial<SidecarOptions> = {}): DirtySidecar {
+  return new DirtySidecar({
+    file,
+    agentId: AGENT,
+    volumeName: 'disk',
+    sizeBytes: chunks * CHUNK,
+    granularityBytes: CHUNK,
+    bootId: BOOT,
+    image: undefined,
+    exact: false,
+    logger: silentLogger,
+    onBroken: () => {},
+    ...more,
+  });
+}
+
+const bitsOf = (sidecar: DirtySidecar): number[] =>
+  [...sidecar.bits.runs()].flatMap(({ start, end }) =>
+    Array.from({ length: end - start }, (_, i) => start + i),
+  );
+
+function image(text: string, changedAtMs = 0): ImageMark {
+  return { mark: Buffer.alloc(16, text), changedAtMs };
+}
+
+/** A sidecar of which only `chunks` are set, as a sync that ended leaves it. */
+function settledFile(
+  size: number,
+  chunks: readonly number[],
+): { file: MemorySidecar; sidecar: DirtySidecar } {
+  const file = new MemorySidecar();
+  const sidecar = open(file, size);
+  const map = new DirtyMap(size * CHUNK, () => 1, sidecar);
+  map.streamOn(1);
+  map.acked(1);
+  sidecar.offer(map.retirable().bits);
+  while (sidecar.retire(1));
+  for (const chunk of chunks) sidecar.mark(chunk, chunk + 1);
+  return { file, sidecar };
+}
+
+describe('a dirty map in a file', () => {
+  test('a new one is all dirty and relative to nothing', () => {
+    const sidecar = open(new MemorySidecar(), 10);
+    expect([sidecar.finding, sidecar.isBelieved, sidecar.pairing]).toEqual(['new', false, 0n]);
+    expect(sidecar.bits.count).toBe(10);
+  });
+
+  test('one whose process was killed is believed as it is', async () => {
+    const { file, sidecar } = settledFile(100_000, [3, 70_000, 99_999]);
+    await sidecar.adopt(77n, 5);
+    sidecar.recorded(12);
+    const again = open(new MemorySidecar(file.bytes), 100_000);
+    expect([again.finding, again.isBelieved]).toEqual(['agent-crash', true]);
+    expect(bitsOf(again)).toEqual([3, 70_000, 99_999]);
+    expect([again.pairing, again.generation, again.recordedSequence]).toEqual([77n, 5, 12]);
+  });
+
+  test('one that was closed in order is believed on any boot, while the image is the same', async () => {
+    const { file, sidecar } = settledFile(50, [3, 9]);
+    await sidecar.close(image('a'));
+    expect(file.isClosed).toBe(true);
+    const elsewhere = { bootId: randomBytes(16) };
+    const again = open(new MemorySidecar(file.durable), 50, { ...elsewhere, image: image('a') });
+    expect([again.finding, again.isBelieved]).toEqual(['clean', true]);
+    expect(bitsOf(again)).toEqual([3, 9]);
+    const changed = open(new MemorySidecar(file.durable), 50, { ...elsewhere, image: image('b') });
+    expect([changed.finding, changed.isBelieved]).toEqual(['image-changed', false]);
+    expect(changed.bits.count).toBe(50);
+  });
+
+  test('after a power failure it is not believed, unless every bit was durable before its data', async () => {
+    const { file, sidecar } = settledFile(50, [3]);
+    await sidecar.adopt(77n, 5);
+    const after = open(new MemorySidecar(file.bytes), 50, { bootId: randomBytes(16) });
+    expect([after.finding, after.isBelieved, after.pairing, after.generation]).toEqual([
+      'host-crash',
+      false,
+      77n,
+      5,
+    ]);
+    expect(after.bits.count).toBe(50);
+
+    const exactFile = new MemorySidecar(file.bytes);
+    const exact = open(exactFile, 50, { exact: true });
+    await exact.durable();
+    exact.mark(7, 8);
+    expect(exactFile.durable.equals(exactFile.bytes)).toBe(false);
+    await exact.durable();
+    expect(exact.durable()).toBeUndefined();
+    const afterExact = open(new MemorySidecar(exactFile.durable), 50, { bootId: randomBytes(16) });
+    expect([afterExact.finding, afterExact.isBelieved]).toEqual(['exact', true]);
+    expect(bitsOf(afterExact)).toEqual([3, 7]);
+  });
+
+  test('an image that is much younger than the last sign of life was changed by someone else', () => {
+    const { file } = settledFile(50, [3]);
+    const left = new MemorySidecar(file.bytes);
+    left.touchedAtMs = 1000;
+    expect(open(left, 50, { image: image('a', 20_000) }).finding).toBe('agent-crash');
+    const later = new MemorySidecar(file.bytes);
+    later.touchedAtMs = 1000;
+    expect(open(later, 50, { image: image('a', 60_000) }).finding).toBe('image-changed');
+  });
+
+  test.each<[string, (bytes: Buffer) => Buffer, string]>([
+    ['both heads torn', (bytes) => bytes.fill(0, 0, 8192), 'corrupt'],
+    ['a truncated file', (bytes) => bytes.subarray(0, 8192 + 100), 'corrupt'],
+    ['an emptied file', () => Buffer.alloc(0), 'new'],
+    ['rubbish', (bytes) => randomBytes(bytes.length), 'corrupt'],
+  ])('%s is named and not believed', (_what, damage, finding) => {
+    const { file } = settledFile(50, [3]);
+    const left = open(new MemorySidecar(damage(Buffer.from(file.bytes))), 50);
+    expect([left.finding, left.isBelieved, left.pairing]).toEqual([finding, false, 0n]);
+    expect(left.bits.count).toBe(50);
+  });
+
+  test('a bit that changed after an orderly close is found', async () => {
+    const { file, sidecar } = settledFile(50, [3]);
+    await sidecar.close(undefined);
+    const bytes = Buffer.from(file.bytes);
+    bytes[8192] = 0;
+    expect(open(new MemorySidecar(bytes), 50).finding).toBe('corrupt');
+    expect(open(new MemorySidecar(file.bytes), 50).finding).toBe('clean');
+  });
+
+  test('the map of another agent, another volume or a larger volume is not believed', () => {
+    const { file } = settledFile(50, [3]);
+    for (const more of [{ agentId: randomBytes(16) }, { volumeName: 'other' }]) {
+      const left = open(new MemorySidecar(file.bytes), 50, more);
+      expect([left.finding, left.isBelieved, left.pairing]).toEqual(['foreign', false, 0n]);
+    }
+    expect(open(new MemorySidecar(file.bytes), 49).finding).toBe('foreign');
+  });
+
+  test('one torn head leaves the other', async () => {
+    const { file, sidecar } = settledFile(50, [3]);
+    await sidecar.adopt(77n, 5);
+    for (const at of [0, 4096]) {
+      const bytes = Buffer.from(file.bytes);
+      bytes.fill(0xff, at + 8, at + 40);
+      expect(open(new MemorySidecar(bytes), 50).finding).toBe('agent-crash');
+    }
+  });
+
+  test('a volume that grew has its new part dirty, live and at the next start', () => {
+    const { file, sidecar } = settledFile(50, [3]);
+    expect(bitsOf(open(new MemorySidecar(file.bytes), 53))).toEqual([3, 50, 51, 52]);
+    sidecar.grow(52 * CHUNK);
+    expect(bitsOf(open(new MemorySidecar(file.bytes), 52))).toEqual([3, 50, 51]);
+  });
+
+  test('another granularity keeps what is dirty', () => {
+    const { file } = settledFile(64, [3, 40]);
+    const coarse = open(new MemorySidecar(file.bytes), 64, { granularityBytes: 4 * CHUNK });
+    expect([coarse.finding, bitsOf(coarse)]).toEqual(['agent-crash', [0, 10]]);
+  });
+
+  test('a process that dies while it takes over a file leaves one that is no better believed', async () => {
+    const { file, sidecar } = settledFile(64, [3, 40]);
+    await sidecar.adopt(77n, 5);
+    const killed = Buffer.from(file.bytes);
+    file.bytes.copy(killed);
+    const cases: Array<[Partial<SidecarOptions>, number[]]> = [
+      [{ bootId: randomBytes(16) }, []],
+      [{ image: image('a', 60_000) }, []],
+      [{ granularityBytes: 4 * CHUNK }, [3, 40]],
+    ];
+    for (const [more, dirty] of cases) {
+      const states: Buffer[] = [];
+      const taken = new MemorySidecar(killed);
+      taken.onWrite = () => states.push(Buffer.from(taken.bytes));
+      open(taken, 64, more);
+      expect(states.length).toBeGreaterThan(2);
+      for (const state of states) {
+        const next = open(new MemorySidecar(state), 64, { bootId: more.bootId ?? BOOT });
+        if (!next.isBelieved || next.bits.count === 64) continue;
+        expect(bitsOf(next)).toEqual(expect.arrayContaining(dirty));
+        expect(dirty.length, 'a file that was not believed became so').toBeGreaterThan(0);
+      }
+    }
+  });
+
+  test('a file that cannot be written is emptied, and told of once', () => {
+    const { file } = settledFile(50, []);
+    const broken: unknown[] = [];
+    const left = new MemorySidecar(file.bytes);
+    const sidecar = open(left, 50, { onBroken: (error) => broken.push(error) });
+    left.writeFaults = 1;
+    sidecar.mark(4, 5);
+    sidecar.mark(5, 6);
+    expect([broken.length, sidecar.isBroken, left.bytes.length]).toEqual([1, true, 0]);
+  });
+});
+
+type Step =
+  | { readonly op: 'write'; readonly chunk: number; readonly count: number; readonly late: boolean }
+  | { readonly op: 'finish' | 'ack' | 'record' | 'tick' | 'cut' | 'resume' | 'recall' | 'reset' };
+
+const CHUNKS = 40;
+const stepArb: fc.Arbitrary<Step> = fc.oneof(
+  {
+    weight: 8,
+    arbitrary: fc.record({
+      op: fc.constant('write' as const),
+      chunk: fc.integer({ min: 0, max: CHUNKS - 3 }),
+      count: fc.integer({ min: 1, max: 3 }),
+      late: fc.boolean(),
+    }),
+  },
+  {
+    weight: 10,
+    arbitrary: fc
+      .constantFrom(
+        'finish',
+        'ack',
+        'ack',
+        'record',
+        'record',
+        'tick',
+        'tick',
+        'cut',
+        'resume',
+        'recall',
+        'reset',
+      )
+      .map((op): Step => ({ op: op as 'ack' })),
+  },
+);
+
+/** A map with its file beside a hub that is nothing but numbers. */
+class Model {
+  readonly file = new MemorySidecar();
+  readonly sidecar = open(this.file, CHUNKS);
+  readonly map = new DirtyMap(CHUNKS * CHUNK, () => 1, this.sidecar);
+  readonly retirement = new BitRetirement({
+    map: this.map,
+    sidecar: this.sidecar,
+    flush: undefined,
+    tickMs: 1e9,
+  });
+  /** Of each chunk: the entry that brings its newest change; infinite while there is none. */
+  readonly newest = new Array<number>(CHUNKS).fill(Number.POSITIVE_INFINITY);
+  readonly pending: Array<() => void> = [];
+  looks = 0;
+  #sequence = 0;
+  #acked = 0;
+  #recorded = 0;
+
+  constructor() {
+    this.file.onWrite = () => this.look();
+  }
+
+  /** A process that dies now leaves a file that knows what the hub's record doesn't cover. */
+  look(): void {
+    this.looks += 1;
+    const left = open(new MemorySidecar(this.file.bytes), CHUNKS);
+    expect(left.isBelieved).toBe(true);
+    for (let chunk = 0; chunk < CHUNKS; chunk += 1) {
+      if (this.newest[chunk]! > this.#recorded && !left.bits.test(chunk))
+        expect.fail(`chunk ${chunk} is lost`);
+    }
+  }
+
+  run(step: Step): void {
+    switch (step.op) {
+      case 'write': {
+        const { chunk, count, late } = step;
+        const token = this.map.begin(chunk * CHUNK, count * CHUNK);
+        // The disk changes now: whoever dies here must know of it.
+        this.newest.fill(Number.POSITIVE_INFINITY, chunk, chunk + count);
+        this.look();
+        const finish = (): void => {
+          if (this.map.streaming) this.#sequence += 1;
+          const sequence = this.map.streaming ? this.#sequence : 0;
+          // A change that overlaps one that is under way waits for it in the real thing.
+          if (sequence > 0) this.newest.fill(sequence, chunk, chunk + count);
+          this.map.complete(token, chunk * CHUNK, count * CHUNK, sequence);
+        };
+        const overlaps = this.pending.length > 0;
+        if (late && !overlaps) this.pending.push(finish);
+        else if (overlaps) {
+          this.#finish();
+          finish();
+        } else finish();
+        return;
+      }
+      case 'finish':
+        this.#finish();
+        return;
+      case 'ack':
+        if (!this.map.streaming) return;
+        this.#acked = this.#sequence;
+        this.map.acked(this.#acked);
+        return;
+      case 'record':
+        if (!this.map.streaming) return;
+        this.#recorded = this.#acked;
+        this.retirement.recorded(this.#recorded);
+        return;
+      case 'tick':
+        this.retirement.tick();
+        return;
+      case 'cut':
+        this.map.streamOff();
+        return;
+      case 'resume':
+        this.map.resume(this.#acked);
+        this.#streamOn();
+        return;
+      case 'recall':
+        // The hub has lost what it had not recorded.
+        this.retirement.restart();
+        this.map.recall();
+        this.#streamOn();
+        return;
+      case 'reset':
+        this.retirement.restart();
+        this.newest.fill(Number.POSITIVE_INFINITY);
+        this.map.reset();
+        this.#streamOn();
+        return;
+    }
+  }
+
+  #finish(): void {
+    for (const each of this.pending.splice(0)) each();
+  }
+
+  #streamOn(): void {
+    this.#sequence += 1;
+    const named = this.map.streamOn(this.#sequence);
+    for (const run of named.runs()) this.newest.fill(this.#sequence, run.start, run.end);
+    // What is under way completes later, and is not in the hub by this entry.
+    this.#finish();
+  }
+}
+
+test('at every write, whatever happens, the file covers what the hub has not recorded', () => {
+  let looks = 0;
+  fc.assert(
+    fc.property(fc.array(stepArb, { minLength: 40, maxLength: 120 }), (steps) => {
+      const model = new Model();
+      model.run({ op: 'reset' });
+      for (const step of steps) {
+        model.run(step);
+        model.look();
+      }
+      looks += model.looks;
+      void model.retirement.stop();
+    }),
+    { numRuns: 150 },
+  );
+  expect(looks).toBeGreaterThan(5000);
+});
+
+test('what is settled leaves the file', () => {
+  const model = new Model();
+  model.run({ op: 'reset' });
+  for (const op of ['ack', 'tick', 'record'] as const) model.run({ op });
+  expect(model.sidecar.bits.count).toBe(0);
+  model.run({ op: 'write', chunk: 3, count: 2, late: false });
+  expect(bitsOf(model.sidecar)).toEqual([3, 4]);
+  for (const op of ['ack', 'tick'] as const) model.run({ op });
+  model.run({ op: 'write', chunk: 4, count: 1, late: false });
+  model.run({ op: 'record' });
+  expect(bitsOf(model.sidecar), 'changed again after it was offered').toEqual([4]);
+  void model.retirement.stop();
+});
