@@ -3,10 +3,14 @@
 import yargs, { type Argv } from 'yargs';
 import { UsageError } from '../base/errors.ts';
 import type { Command } from './command.ts';
+import { adjustCommand } from './commands/adjust.ts';
 import { demoCommand } from './commands/demo.ts';
 import { filtersCommand } from './commands/filters.ts';
 import { hubCommand } from './commands/hub.ts';
+import { pauseCommand } from './commands/pause.ts';
+import { readonlyCommand } from './commands/readonly.ts';
 import { resizeCommand } from './commands/resize.ts';
+import { resumeCommand } from './commands/resume.ts';
 import { serveCommand } from './commands/serve.ts';
 import { statusCommand } from './commands/status.ts';
 import { verifyCommand } from './commands/verify.ts';
@@ -22,6 +26,10 @@ export const COMMANDS: readonly Command[] = [
   waitCommand,
   verifyCommand,
   resizeCommand,
+  pauseCommand,
+  resumeCommand,
+  readonlyCommand,
+  adjustCommand,
   filtersCommand,
   demoCommand,
 ];

@@ -3,7 +3,7 @@ import { type IncomingMessage, request } from 'node:http';
 import { errorCode, errorMessage, OperationError } from '../base/errors.ts';
 import { MiB } from '../base/limits.ts';
 import { type ControlAddress, formatControlAddress } from './address.ts';
-import type { ProcessStatus, VerifyProgress, VerifyResult } from './status.ts';
+import type { PauseOrder, ProcessStatus, VerifyProgress, VerifyResult } from './status.ts';
 
 /** Largest answer, and largest line of a stream, bytes: a thousand volumes fit many times. */
 const MAX_ANSWER_BYTES = 16 * MiB;
@@ -64,10 +64,70 @@ export async function requestResize(
   volume: string,
   sizeBytes: number,
 ): Promise<void> {
-  const path = `/resize?volume=${encodeURIComponent(volume)}&size=${sizeBytes}`;
-  const response = await send(address, 'POST', path, STREAM_TIMEOUT_MS);
+  await post(address, 'resize', { volume, size: sizeBytes }, STREAM_TIMEOUT_MS);
+}
+
+/**
+ * Pauses a volume. When this resolves nothing of it is in flight, and nothing new begins before the order's deadline.
+ * @throws OperationError with the process's own message when it can't
+ */
+export async function requestPause(
+  address: ControlAddress,
+  volume: string,
+  order: PauseOrder,
+): Promise<void> {
+  const { timeoutMs, flush } = order;
+  const query = { volume, timeoutMs, flush: flush ? 'on' : 'off' };
+  await post(address, 'pause', query, timeoutMs + ANSWER_TIMEOUT_MS);
+}
+
+/**
+ * Lets a paused volume go on.
+ * @returns how long it was paused, milliseconds
+ * @throws OperationError with the process's own message when it wasn't paused any more
+ */
+export async function requestResume(address: ControlAddress, volume: string): Promise<number> {
+  const body = await post(address, 'resume', { volume }, ANSWER_TIMEOUT_MS);
+  if (!isRecord(body) || typeof body.pausedMs !== 'number') throw notOurs(address);
+  return body.pausedMs;
+}
+
+/**
+ * Changes options of a running filter.
+ * @param settings each OPTION=VALUE
+ * @returns what the filter says of itself then
+ * @throws OperationError with the process's own message when it can't
+ */
+export async function requestAdjust(
+  address: ControlAddress,
+  volume: string,
+  filter: string,
+  settings: readonly string[],
+): Promise<unknown> {
+  const body = await post(address, 'adjust', { volume, filter, set: settings }, STREAM_TIMEOUT_MS);
+  if (!isRecord(body)) throw notOurs(address);
+  return body.status;
+}
+
+type Query = Readonly<Record<string, string | number | readonly string[]>>;
+
+async function post(
+  address: ControlAddress,
+  path: string,
+  query: Query,
+  timeoutMs: number,
+): Promise<unknown> {
+  const pairs = Object.entries(query).flatMap(([key, value]) =>
+    (Array.isArray(value) ? (value as readonly string[]) : [String(value)]).map((one): [string, string] => [
+      key,
+      one,
+    ]),
+  );
+  const target = `/${path}?${new URLSearchParams(pairs).toString()}`;
+  const response = await send(address, 'POST', target, timeoutMs);
   const body = await readJson(address, response);
   if (response.statusCode !== 200) throw failure(address, body);
+  return body;
 }
 
 async function getJson(address: ControlAddress, path: string): Promise<unknown> {

@@ -1,5 +1,5 @@
-// The control API of a running process: status, filter statistics, online verification and resizing, as HTTP and JSON on
-// a unix socket or on loopback. It must never be reachable from another machine, nor from a web page.
+// The control API of a running process: status, filter statistics, online verification, resizing, pausing, and changes of
+// running filters, as HTTP and JSON on a unix socket or on loopback. It must never be reachable from another machine, nor from a web page.
 import { unlinkSync } from 'node:fs';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
@@ -10,7 +10,13 @@ import type { Logger } from '../base/log.ts';
 import { type ControlAddress, formatControlAddress, isLoopbackHost, MAX_UNIX_PATH_BYTES } from './address.ts';
 import { createRouter, type Route, type RouteRequest, sendJson, toErrorBody } from './router.ts';
 import { probeSocket } from './runtime-dir.ts';
-import type { ProcessStatus, VerifyProgress, VerifyResult } from './status.ts';
+import {
+  MAX_PAUSE_MS,
+  type PauseOrder,
+  type ProcessStatus,
+  type VerifyProgress,
+  type VerifyResult,
+} from './status.ts';
 import { isNamed } from './volume-name.ts';
 
 /** What the process behind the API can be asked. Errors meant for the user are OperationError or UsageError. */
@@ -21,6 +27,17 @@ export interface ControlHandlers {
   verify(volume: string, onProgress: (progress: VerifyProgress) => void): Promise<VerifyResult>;
   /** Makes a volume larger, bytes. Left out where sizes are not this process's to decide. */
   resize?(volume: string, sizeBytes: number): Promise<void>;
+  /** What is done to the chains of volumes. Left out where there are none. */
+  readonly chains?: ChainHandlers;
+}
+
+export interface ChainHandlers {
+  /** Resolves when the volume is at rest. `signal` is aborted when whoever asked has gone. */
+  pause(volume: string, request: PauseOrder, signal: AbortSignal): Promise<void>;
+  /** Lets the volume go on. @returns how long it was paused, milliseconds */
+  resume(volume: string): number;
+  /** Changes options of a running filter. @returns what the filter says of itself then */
+  adjust(volume: string, filter: string, changes: ReadonlyMap<string, readonly string[]>): Promise<unknown>;
 }
 
 export interface ControlServerOptions {
@@ -102,6 +119,25 @@ function routesOf(handlers: ControlHandlers): Route[] {
       path: '/resize',
       handle: (request, response) => resizeOne(request, response, handlers),
     },
+    {
+      method: 'POST',
+      path: '/pause',
+      handle: (request, response) => pauseOne(request, response, chainsOf(handlers)),
+    },
+    {
+      method: 'POST',
+      path: '/resume',
+      handle: ({ query }, response) => {
+        const volume = query.get('volume');
+        if (!volume) throw new UsageError('name the volume: /resume?volume=NAME');
+        sendJson(response, 200, { volume, pausedMs: chainsOf(handlers).resume(volume) });
+      },
+    },
+    {
+      method: 'POST',
+      path: '/adjust',
+      handle: (request, response) => adjustOne(request, response, chainsOf(handlers)),
+    },
   ];
 }
 
@@ -163,6 +199,55 @@ async function resizeOne(
   }
   await handlers.resize(volume, sizeBytes);
   sendJson(response, 200, { volume, sizeBytes });
+}
+
+function chainsOf({ chains }: ControlHandlers): ChainHandlers {
+  if (chains) return chains;
+  throw new OperationError('this process serves no volumes', {
+    hint: 'ask the agent that serves the volume: name it with --control ADDR',
+  });
+}
+
+/** Answers when the volume is at rest. A client that leaves before that gives the pause up. */
+async function pauseOne(
+  { query, signal }: RouteRequest,
+  response: ServerResponse,
+  chains: ChainHandlers,
+): Promise<void> {
+  const volume = query.get('volume');
+  const timeout = query.get('timeoutMs') ?? '';
+  const timeoutMs = /^\d{1,9}$/.test(timeout) ? Number(timeout) : Number.NaN;
+  const flush = query.get('flush') ?? 'off';
+  const isRight = timeoutMs > 0 && timeoutMs <= MAX_PAUSE_MS && (flush === 'on' || flush === 'off');
+  if (!volume || !isRight) {
+    throw new UsageError(
+      `name the volume and when it goes on by itself: /pause?volume=NAME&timeoutMs=1..${MAX_PAUSE_MS}[&flush=on]`,
+    );
+  }
+  await chains.pause(volume, { timeoutMs, flush: flush === 'on' }, signal);
+  sendJson(response, 200, { volume, timeoutMs });
+}
+
+async function adjustOne(
+  { query }: RouteRequest,
+  response: ServerResponse,
+  chains: ChainHandlers,
+): Promise<void> {
+  const volume = query.get('volume');
+  const filter = query.get('filter');
+  if (!volume || !filter) {
+    throw new UsageError(
+      'name the volume, the filter and what changes: /adjust?volume=NAME&filter=NAME&set=OPTION=VALUE',
+    );
+  }
+  const changes = new Map<string, string[]>();
+  for (const setting of query.getAll('set')) {
+    const equals = setting.indexOf('=');
+    if (equals < 1) throw new UsageError(`${JSON.stringify(setting)} is not OPTION=VALUE`);
+    const key = setting.slice(0, equals);
+    changes.set(key, [...(changes.get(key) ?? []), setting.slice(equals + 1)]);
+  }
+  sendJson(response, 200, { volume, filter, status: (await chains.adjust(volume, filter, changes)) ?? null });
 }
 
 /** A web page may name this API by a host name of its own (DNS rebinding), or post to it from another origin. */

@@ -38,6 +38,10 @@ export interface VolumeStatus {
   readonly syncBytesPerSecond: number | null;
   readonly syncTimeLeftMs: number | null;
   readonly lastError: string | null;
+  /** Since when its clients' requests wait, milliseconds, and until when; null while they don't. Told by agents. */
+  readonly paused?: { readonly forMs: number; readonly leftMs: number } | null;
+  /** Whether clients may change it. Told by agents. */
+  readonly readOnly?: boolean;
 }
 
 /** What `repagent status --json` prints and GET /status answers. */
@@ -50,6 +54,17 @@ export interface ProcessStatus {
   /** Agent: the hub's address and the link's state. Hub: null. */
   readonly link: { readonly hub: string; readonly state: string; readonly lastError: string | null } | null;
   readonly volumes: readonly VolumeStatus[];
+}
+
+/** Longest pause, milliseconds: a guest that hangs for longer has lost its disk by its own judgement. */
+export const MAX_PAUSE_MS = 3_600_000;
+
+/** How a volume is to be paused. */
+export interface PauseOrder {
+  /** When it goes on by itself, milliseconds after calls began to wait; at most {@link MAX_PAUSE_MS}. */
+  readonly timeoutMs: number;
+  /** Make everything durable first. */
+  readonly flush: boolean;
 }
 
 export interface VerifyProgress {

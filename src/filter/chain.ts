@@ -34,7 +34,7 @@ export async function buildChain(
   bottom: BlockDevice,
   links: readonly ChainLink[],
   context: ChainContext,
-): Promise<BlockDevice> {
+): Promise<Guard> {
   const { logger } = context;
   let top = new Guard(bottom, { name: 'disk', logger });
   // Links that override nothing could be left out here, so that a call skips them and their guard.

@@ -22,7 +22,8 @@ export interface FilterDefinition<S extends OptionSchema = OptionSchema> {
   readonly examples?: readonly FilterExample[];
   /**
    * Puts the filter over `below`. Returning `below` means that there is nothing to do. A device with a `status()`
-   * method has its status shown with the chain's.
+   * method has its status shown with the chain's; with an `adjust(changes)` method it is told the new values of the
+   * options that are adjustable, checked, without those that don't change.
    * @throws UsageError when the options don't fit the device below
    */
   create(below: BlockDevice, options: OptionValues<S>, context: FilterContext): MaybePromise<BlockDevice>;
@@ -50,6 +51,7 @@ const KINDS: readonly string[] = [
   'string',
   'choice',
   'list',
+  'ranges',
 ] satisfies OptionSchema[string]['kind'][];
 
 /** What is wrong with something that claims to be a filter definition, or undefined. For filters loaded from files. */

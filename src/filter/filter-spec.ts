@@ -56,10 +56,7 @@ export function checkOptions<S extends OptionSchema>(
   kind = 'filter',
 ): OptionValues<S> {
   const schema = named.options;
-  const known = Object.keys(schema);
-  for (const key of values.keys()) {
-    if (!Object.hasOwn(schema, key)) throw unknownOption(`${kind} ${named.name}`, key, known);
-  }
+  checkNames(`${kind} ${named.name}`, schema, values);
   const options: Record<string, unknown> = {};
   for (const [key, option] of Object.entries(schema)) {
     const texts = values.get(key);
@@ -72,10 +69,42 @@ export function checkOptions<S extends OptionSchema>(
   return options as OptionValues<S>;
 }
 
+/**
+ * Checks what is to be changed of a running filter.
+ * @returns the new values, of those options alone
+ * @throws UsageError for an option that is unknown, wrong or fixed, or for none at all
+ */
+export function checkChanges(
+  definition: FilterDefinition,
+  values: SpecText['values'],
+): Readonly<Record<string, unknown>> {
+  const { name, options: schema } = definition;
+  const adjustable = Object.keys(schema).filter((key) => schema[key]?.adjustable);
+  if (adjustable.length === 0)
+    throw new UsageError(`filter ${name} has nothing that can be changed while it runs`);
+  checkNames(`filter ${name}`, schema, values);
+  const changes: Record<string, unknown> = {};
+  for (const [key, texts] of values) {
+    const option = schema[key]!;
+    const what = `filter ${name}: option ${key}`;
+    if (!option.adjustable) {
+      throw new UsageError(`${what} is fixed while the filter runs; ${adjustable.join(', ')} can be changed`);
+    }
+    changes[key] = parseOption(option, texts, what);
+  }
+  if (values.size > 0) return changes;
+  throw new UsageError(`filter ${name}: say what is to be changed; it takes ${adjustable.join(', ')}`);
+}
+
 /** `Did you mean ...?` with a space before it, or nothing. */
 export function suggestion(name: string, known: readonly string[]): string {
   const nearest = nearestName(name, known);
   return nearest === undefined ? '' : `; did you mean ${nearest}?`;
+}
+
+function checkNames(what: string, schema: OptionSchema, values: SpecText['values']): void {
+  const known = Object.keys(schema);
+  for (const key of values.keys()) if (!known.includes(key)) throw unknownOption(what, key, known);
 }
 
 function unknownOption(what: string, key: string, known: readonly string[]): UsageError {

@@ -7,6 +7,7 @@ import { MAX_DISK_BYTES, SECTOR_BYTES } from '../base/limits.ts';
 import type { Logger } from '../base/log.ts';
 import type { MaybePromise } from '../base/maybe.ts';
 import type { BlockDevice, DeviceLimits, Extent } from '../blockdev/block-device.ts';
+import { HeldCalls } from './held-calls.ts';
 
 export interface GuardOptions {
   /** The link that is guarded, as errors in the log name it. */
@@ -25,12 +26,16 @@ export interface GuardOptions {
  * - whatever else the link throws becomes a BlockError and is logged. AssertionErrors pass untouched: they are
  *   never caught to continue.
  * A call of length 0 that passes these checks succeeds without reaching the link.
+ *
+ * Between hold() and release() calls wait above the guard, unchecked. While nothing is held that costs a comparison.
  */
 export class Guard implements BlockDevice {
   readonly #below: BlockDevice;
   readonly #name: string;
   readonly #logger: Logger;
   readonly #inner: Guard | undefined;
+  /** Set while calls are held. */
+  #held: HeldCalls | undefined;
   #inFlight = 0;
   #idle: Deferred<void> | undefined;
   #closing: Promise<void> | undefined;
@@ -56,6 +61,7 @@ export class Guard implements BlockDevice {
   }
 
   read(offset: number, target: Buffer): MaybePromise<void> {
+    if (this.#held) return this.#held.read(offset, target);
     this.#check('read', offset, target.length, 'EINVAL', true);
     if (target.length === 0) return;
     let result: MaybePromise<void>;
@@ -68,6 +74,7 @@ export class Guard implements BlockDevice {
   }
 
   write(offset: number, data: Buffer, fua: boolean): MaybePromise<void> {
+    if (this.#held) return this.#held.write(offset, data, fua);
     this.#checkWritable('write');
     this.#check('write', offset, data.length, 'ENOSPC', true);
     if (data.length === 0) return;
@@ -81,7 +88,12 @@ export class Guard implements BlockDevice {
   }
 
   flush(): MaybePromise<void> {
+    if (this.#held) return this.#held.flush();
     this.#checkOpen();
+    return this.#flushBelow();
+  }
+
+  #flushBelow(): MaybePromise<void> {
     let result: MaybePromise<void>;
     try {
       result = this.#below.flush();
@@ -92,6 +104,7 @@ export class Guard implements BlockDevice {
   }
 
   trim(offset: number, length: number, fua: boolean): MaybePromise<void> {
+    if (this.#held) return this.#held.trim(offset, length, fua);
     this.#checkWritable('trim');
     this.#check('trim', offset, length, 'EINVAL', false);
     if (length === 0) return;
@@ -105,6 +118,7 @@ export class Guard implements BlockDevice {
   }
 
   writeZeroes(offset: number, length: number, fua: boolean, mayTrim: boolean): MaybePromise<void> {
+    if (this.#held) return this.#held.writeZeroes(offset, length, fua, mayTrim);
     this.#checkWritable('writeZeroes');
     this.#check('writeZeroes', offset, length, 'ENOSPC', false);
     if (length === 0) return;
@@ -118,6 +132,7 @@ export class Guard implements BlockDevice {
   }
 
   cache(offset: number, length: number): MaybePromise<void> {
+    if (this.#held) return this.#held.cache(offset, length);
     this.#check('cache', offset, length, 'EINVAL', false);
     if (length === 0) return;
     let result: MaybePromise<void>;
@@ -130,6 +145,7 @@ export class Guard implements BlockDevice {
   }
 
   extents(offset: number, length: number, maxExtents?: number): MaybePromise<Extent[]> {
+    if (this.#held) return this.#held.extents(offset, length, maxExtents);
     this.#check('extents', offset, length, 'EINVAL', false);
     if (length === 0) return [];
     let result: MaybePromise<Extent[]>;
@@ -146,6 +162,7 @@ export class Guard implements BlockDevice {
   }
 
   resize(sizeBytes: number): MaybePromise<void> {
+    if (this.#held) return this.#held.resize(sizeBytes);
     this.#checkWritable('resize');
     checkGrowth(sizeBytes, this.#below);
     let result: MaybePromise<void>;
@@ -158,8 +175,45 @@ export class Guard implements BlockDevice {
   }
 
   close(): Promise<void> {
+    this.release();
     this.#closing ??= this.#close();
     return this.#closing;
+  }
+
+  /** The guard of the link of this name, here or further down. */
+  find(name: string): Guard | undefined {
+    return this.#name === name ? this : this.#inner?.find(name);
+  }
+
+  /** From now on calls wait, in order of arrival; those in flight go on. @throws BlockError ESHUTDOWN */
+  hold(): void {
+    this.#checkOpen();
+    this.#held ??= new HeldCalls(this);
+  }
+
+  /** Lets what was held go, before any call that comes later. */
+  release(): void {
+    const held = this.#held;
+    this.#held = undefined;
+    held?.release();
+  }
+
+  /** Calls that are held. */
+  get heldCalls(): number {
+    return this.#held?.count ?? 0;
+  }
+
+  /** Resolves when nothing is in flight. Held calls are not. */
+  drained(): Promise<void> {
+    if (this.#inFlight === 0) return Promise.resolve();
+    this.#idle ??= deferred();
+    return this.#idle.promise;
+  }
+
+  /** A flush that isn't held. */
+  flushHeld(): MaybePromise<void> {
+    this.#checkOpen();
+    return this.#flushBelow();
   }
 
   #checkOpen(): void {
@@ -216,7 +270,9 @@ export class Guard implements BlockDevice {
 
   #leave(): void {
     this.#inFlight -= 1;
-    if (this.#inFlight === 0) this.#idle?.resolve();
+    if (this.#inFlight > 0) return;
+    this.#idle?.resolve();
+    this.#idle = undefined;
   }
 
   #failure(operation: string, error: unknown): Error {
@@ -230,9 +286,7 @@ export class Guard implements BlockDevice {
   }
 
   async #close(): Promise<void> {
-    this.#idle = deferred();
-    if (this.#inFlight === 0) this.#idle.resolve();
-    await this.#idle.promise;
+    await this.drained();
     let first: Error | undefined;
     for (const device of [this.#below, this.#inner]) {
       try {

@@ -8,6 +8,8 @@ interface OptionCommon {
   /** One sentence without a full stop, for `repagent filters` and the documentation. */
   readonly description: string;
   readonly required?: boolean;
+  /** May be changed while the filter runs, by `repagent adjust`; the device then has an `adjust` method. */
+  readonly adjustable?: boolean;
 }
 
 interface NumericOption extends OptionCommon {
@@ -60,6 +62,18 @@ export interface ListOption extends OptionCommon {
   readonly default?: readonly string[];
 }
 
+/** Byte ranges such as `1M-2M`, joined by `+`: from the first byte to before the second; `1M-` has no end. */
+export interface RangesOption extends OptionCommon {
+  readonly kind: 'ranges';
+  readonly default?: undefined;
+}
+
+/** `end` is not inside, and Infinity when there is none. */
+export interface ByteSpan {
+  readonly start: number;
+  readonly end: number;
+}
+
 export type Option =
   | SizeOption
   | IntegerOption
@@ -68,7 +82,8 @@ export type Option =
   | BooleanOption
   | StringOption
   | ChoiceOption
-  | ListOption;
+  | ListOption
+  | RangesOption;
 
 export type OptionSchema = Readonly<Record<string, Option>>;
 
@@ -82,7 +97,9 @@ type ValueOf<O extends Option> = O extends { readonly kind: 'boolean' }
       ? Choice<O>
       : O extends { readonly kind: 'list' }
         ? readonly Choice<O>[]
-        : number;
+        : O extends { readonly kind: 'ranges' }
+          ? readonly ByteSpan[]
+          : number;
 
 type IsPresent<O> = O extends { readonly required: true }
   ? true
@@ -103,6 +120,7 @@ export type OptionValues<S extends OptionSchema> = {
  */
 export function parseOption(option: Option, texts: readonly string[], what: string): unknown {
   if (option.kind === 'list') return parseList(option, texts, what);
+  if (option.kind === 'ranges') return texts.flatMap((text) => parseRanges(text, what));
   const text = texts[0] ?? '';
   if (texts.length > 1) throw new UsageError(`${what} is given ${texts.length} times; once is allowed`);
   switch (option.kind) {
@@ -128,6 +146,10 @@ export function parseOption(option: Option, texts: readonly string[], what: stri
 
 /** The type of an option as the documentation shows it. */
 export function optionType(option: Option): string {
+  return option.adjustable ? `${kindText(option)}, adjustable` : kindText(option);
+}
+
+function kindText(option: Option): string {
   switch (option.kind) {
     case 'size':
     case 'duration':
@@ -141,6 +163,8 @@ export function optionType(option: Option): string {
       return `one of ${option.choices.join(', ')}`;
     case 'list':
       return option.choices ? `list of ${option.choices.join(', ')}` : 'list';
+    case 'ranges':
+      return 'ranges';
     default:
       return unreachable(option, 'option');
   }
@@ -197,6 +221,22 @@ function parseList(option: ListOption, texts: readonly string[], what: string): 
   if (elements.includes('')) throw new UsageError(`${what} has an empty element; write a+b`);
   const { choices } = option;
   return choices ? elements.map((element) => oneOf(choices, element, what)) : elements;
+}
+
+function parseRanges(text: string, what: string): ByteSpan[] {
+  return text.split('+').map((range) => {
+    const [from = '', to, ...more] = range.split('-');
+    if (to === undefined || more.length > 0) {
+      throw new UsageError(
+        `${what}: ${JSON.stringify(range)} is not a range; write 1M-2M, or 1M- to the end`,
+      );
+    }
+    const start = from === '' ? 0 : parseSize(from, what);
+    const end = to === '' ? Number.POSITIVE_INFINITY : parseSize(to, what);
+    if (start >= end)
+      throw new UsageError(`${what}: ${JSON.stringify(range)} is empty: it must end after it begins`);
+    return { start, end };
+  });
 }
 
 function oneOf(choices: readonly string[], text: string, what: string): string {

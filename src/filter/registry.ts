@@ -4,6 +4,7 @@ import { isAbsolute, resolve } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { assert } from '../base/assert.ts';
 import { errorMessage, UsageError } from '../base/errors.ts';
+import type { MaybePromise } from '../base/maybe.ts';
 import type { BlockDevice } from '../blockdev/block-device.ts';
 import { alignFilter } from './align-filter.ts';
 import type { ChainLink } from './chain.ts';
@@ -11,10 +12,11 @@ import type { FilterContext, FilterStatus } from './context.ts';
 import { definitionProblem, type FilterDefinition, type FilterExample } from './define-filter.ts';
 import { delayFilter } from './delay-filter.ts';
 import { errorFilter } from './error-filter.ts';
-import { checkOptions, type FilterSpec, splitSpec, suggestion } from './filter-spec.ts';
+import { checkChanges, checkOptions, type FilterSpec, splitSpec, suggestion } from './filter-spec.ts';
 import { logFilter } from './log-filter.ts';
 import { offsetFilter } from './offset-filter.ts';
 import { optionDefault, optionType } from './option-schema.ts';
+import { pauseFilter } from './pause-filter.ts';
 import { readonlyFilter } from './readonly-filter.ts';
 import { statsFilter } from './stats-filter.ts';
 
@@ -84,6 +86,7 @@ const defaultRegistry = new FilterRegistry([
   errorFilter,
   logFilter,
   offsetFilter,
+  pauseFilter,
   readonlyFilter,
   statsFilter,
 ]);
@@ -129,9 +132,13 @@ export function filterLink(spec: FilterSpec, context: FilterContext): ChainLink 
         logger,
         exportName: context.exportName,
         publish: (key, status) => context.publish(key, status),
+        offer: (key, adjust) => context.offer(key, adjust),
       };
       const device = await definition.create(below, options, own);
       if (hasStatus(device)) context.publish(name, () => device.status());
+      if (isAdjustable(device)) {
+        context.offer(name, (changes) => device.adjust(checkChanges(definition, changes)));
+      }
       return device;
     },
   };
@@ -139,6 +146,12 @@ export function filterLink(spec: FilterSpec, context: FilterContext): ChainLink 
 
 function hasStatus(device: BlockDevice): device is BlockDevice & { status(): FilterStatus } {
   return 'status' in device && typeof device.status === 'function';
+}
+
+function isAdjustable(
+  device: BlockDevice,
+): device is BlockDevice & { adjust(changes: Readonly<Record<string, unknown>>): MaybePromise<void> } {
+  return 'adjust' in device && typeof device.adjust === 'function';
 }
 
 function isPath(name: string): boolean {

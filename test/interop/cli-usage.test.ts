@@ -20,7 +20,10 @@ afterAll(() => rmSync(dir, { recursive: true, force: true }));
 
 describe('wrong use exits 2 with one line that says what is wrong and what is allowed', () => {
   test.each<[string[], RegExp]>([
-    [[], /a command is missing; commands: serve, hub, status, wait, verify, resize, filters, demo/],
+    [
+      [],
+      /a command is missing; commands: serve, hub, status, wait, verify, resize, pause, resume, readonly, adjust, filters, demo/,
+    ],
     [['serv'], /unknown command "serv" \(did you mean serve\?\)/],
     [['help', 'sevre'], /unknown command "sevre" \(did you mean serve\?\)/],
     [
@@ -65,6 +68,16 @@ describe('wrong use exits 2 with one line that says what is wrong and what is al
     [['hub', 'a=x', '--listen', '0.0.0.0:9010'], /agents' connections are neither encrypted.*--insecure/],
     [['wait', '--state', 'protectd'], /did you mean protected\?/],
     [['wait', '--timeout', 'soon'], /is not a duration/],
+    [['pause'], /name the volume: repagent pause disk/],
+    [['pause', 'a', '--timeout', '2h'], /--timeout: 2h is out of range; allowed is 1ms to 1h00m/],
+    [['pause', 'a', '--timeout', '0'], /--timeout: 0 is out of range/],
+    [['pause', 'a', '--flsh'], /did you mean --flush\?/],
+    [['pase', 'a'], /did you mean pause\?/],
+    [['resume'], /name the volume: repagent resume disk/],
+    [['readonly', 'a'], /name the volume and say on or off/],
+    [['readonly', 'a', 'of'], /"of" is neither on nor off \(did you mean off\?\)/],
+    [['adjust', 'a', 'rate'], /name the volume, the filter and what changes/],
+    [['adjust', 'a', 'rate', 'fast'], /"fast" is not OPTION=VALUE/],
     [['status', 'extra'], /unexpected "extra"; see: repagent help status/],
   ])('%j', async (args, message) => {
     const { code, stdout, stderr } = await runCli(args, { cwd: dir });
@@ -133,7 +146,20 @@ describe('help', () => {
   test('every command has help with an example', async () => {
     const { stdout } = await runCli(['--help']);
     const commands = [...stdout.matchAll(/^ {2}repagent (\w+)/gm)].map((match) => match[1]!);
-    expect(commands).toEqual(['serve', 'hub', 'status', 'wait', 'verify', 'resize', 'filters', 'demo']);
+    expect(commands).toEqual([
+      'serve',
+      'hub',
+      'status',
+      'wait',
+      'verify',
+      'resize',
+      'pause',
+      'resume',
+      'readonly',
+      'adjust',
+      'filters',
+      'demo',
+    ]);
     for (const command of commands) {
       expect((await runCli(['help', command])).stdout).toContain(`Examples:\n  repagent ${command}`);
     }

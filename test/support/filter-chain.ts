@@ -3,10 +3,11 @@ import { type Logger, silentLogger } from '../../src/base/log.ts';
 import type { BlockDevice } from '../../src/blockdev/block-device.ts';
 import { buildChain } from '../../src/filter/chain.ts';
 import { createFilterContext, type FilterContextOwner } from '../../src/filter/context.ts';
+import type { Guard } from '../../src/filter/guard.ts';
 import { filterLink, parseFilterSpec } from '../../src/filter/registry.ts';
 
 export interface TestChain {
-  readonly chain: BlockDevice;
+  readonly chain: Guard;
   readonly context: FilterContextOwner;
 }
 

@@ -5,10 +5,10 @@ import { parseSize } from '../../base/size.ts';
 import { defineCommand } from '../command.ts';
 import type { OptionTable } from '../option-table.ts';
 import { parseControl } from '../parse-address.ts';
-import { askControlOption } from './shared-options.ts';
+import { askControlOption, volumeNameOption } from './shared-options.ts';
 
 const RESIZE_OPTIONS = {
-  volume: { type: 'text', positional: 'VOLUME', describe: 'its name, as `repagent status` shows it' },
+  volume: volumeNameOption,
   size: { type: 'text', positional: 'SIZE', describe: 'the new size (20G), or by how much it grows (+5G)' },
   control: askControlOption,
 } as const satisfies OptionTable;

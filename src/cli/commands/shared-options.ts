@@ -33,6 +33,12 @@ export const volumeOption = {
   fallback: 'every volume of the process',
 } as const satisfies OptionSpec;
 
+export const volumeNameOption = {
+  type: 'text',
+  positional: 'VOLUME',
+  describe: 'its name, as `repagent status` shows it',
+} as const satisfies OptionSpec;
+
 export const stateOption = {
   type: 'text',
   describe: 'the state to wait for',

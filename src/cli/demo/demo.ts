@@ -6,8 +6,8 @@ import { silentLogger } from '../../base/log.ts';
 import { formatBytes, formatDuration } from '../../base/size.ts';
 import { openNbdDevice } from '../../blockdev/nbd-client/index.ts';
 import { runVerify } from '../../control/client.ts';
-import { pause } from '../run/pause.ts';
 import { watchSignals } from '../run/signals.ts';
+import { sleep } from '../run/sleep.ts';
 import { countText, durationText } from '../view/figures.ts';
 import { createEmptyDisk, createUsedDisk, DISK_BYTES, diskDigest } from './disks.ts';
 import { Narrator } from './narrator.ts';
@@ -126,7 +126,7 @@ class Story {
 
   async #steadyState(agent: Service, writer: DemoWriter): Promise<void> {
     this.#narrator.heading('Protected: every write is mirrored as it comes');
-    await pause(STEADY_MS);
+    await sleep(STEADY_MS);
     const { volume } = await watchUntil(agent.control, () => true, SYNC_TIMEOUT_MS);
     this.#tellWrites(`in ${formatDuration(STEADY_MS)}`, writer.takeFigures());
     const { sequence, ackedSequence, lagMs } = volume;
@@ -140,7 +140,7 @@ class Story {
     this.#narrator.heading('The hub crashes');
     this.#narrator.command('kill -9 HUB');
     await hub.crash();
-    await pause(OUTAGE_MS);
+    await sleep(OUTAGE_MS);
     const { volume } = await watchUntil(agent.control, (seen) => !isProtected(seen), SYNC_TIMEOUT_MS);
     const unit = formatBytes(DIRTY_GRANULARITY_BYTES);
     this.#narrator.note(

@@ -3,7 +3,7 @@ import { OperationError } from '../../base/errors.ts';
 import type { ControlAddress } from '../../control/address.ts';
 import { fetchStatus } from '../../control/client.ts';
 import type { ProcessStatus, VolumeState, VolumeStatus } from '../../control/status.ts';
-import { pause } from '../run/pause.ts';
+import { sleep } from '../run/sleep.ts';
 import { isSyncing } from '../view/figures.ts';
 import { ProgressLine } from '../view/progress-line.ts';
 
@@ -41,7 +41,7 @@ export async function watchUntil(
       const why = volume.lastError ?? sighting.status.link?.lastError ?? 'no error was reported';
       throw new OperationError(`the volume is still ${volume.state} after ${timeoutMs / 1000} s: ${why}`);
     }
-    await pause(LOOK_INTERVAL_MS);
+    await sleep(LOOK_INTERVAL_MS);
   }
 }
 

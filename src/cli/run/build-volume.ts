@@ -4,8 +4,9 @@ import type { Logger } from '../../base/log.ts';
 import type { BlockDevice } from '../../blockdev/block-device.ts';
 import { openImage } from '../../blockdev/open-image.ts';
 import { buildChain, type ChainLink } from '../../filter/chain.ts';
-import { createFilterContext, type FilterStatus } from '../../filter/context.ts';
+import { type ChangeTexts, createFilterContext, type FilterStatus } from '../../filter/context.ts';
 import { type FilterSpec, splitSpec } from '../../filter/filter-spec.ts';
+import { Pauser } from '../../filter/pauser.ts';
 import { filterLink, parseFilterSpec } from '../../filter/registry.ts';
 import type { NamedSource } from '../parse-image.ts';
 import type { Replication } from './replication.ts';
@@ -20,6 +21,10 @@ export interface Volume {
   readonly device: BlockDevice;
   /** What the chain's filters publish, by name. */
   stats(): Record<string, FilterStatus>;
+  /** Holds clients' calls: at the filter pause where that was placed, else above all filters. */
+  readonly pauser: Pauser;
+  /** Changes options of a running filter. @throws OperationError, UsageError */
+  adjust(filter: string, changes: ChangeTexts): Promise<void>;
 }
 
 export interface VolumeOptions {
@@ -77,5 +82,11 @@ export async function openVolume(options: VolumeOptions): Promise<Volume> {
     ];
   });
   const device = await buildChain(bottom, links, { logger, exportName: image.name });
-  return { name: image.name, device, stats: () => context.status() };
+  return {
+    name: image.name,
+    device,
+    stats: () => context.status(),
+    pauser: new Pauser(device.find('pause') ?? device, logger),
+    adjust: (filter, changes) => context.adjust(filter, changes),
+  };
 }

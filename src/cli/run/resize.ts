@@ -1,12 +1,11 @@
 // `repagent resize`: asks the process that serves a volume to make it larger.
-import { OperationError } from '../../base/errors.ts';
 import { formatBytes } from '../../base/size.ts';
 import type { ControlAddress } from '../../control/address.ts';
-import { fetchStatus, requestResize } from '../../control/client.ts';
-import { isNamed } from '../../control/volume-name.ts';
+import { requestResize } from '../../control/client.ts';
 import type { NewSize } from '../commands/resize.ts';
 import { printable } from '../view/terminal.ts';
 import { findControl } from './find-control.ts';
+import { findVolume } from './find-volume.ts';
 
 export interface ResizeRequest {
   readonly control: ControlAddress | undefined;
@@ -17,14 +16,7 @@ export interface ResizeRequest {
 /** @returns 0 @throws OperationError when it can't be done */
 export async function runResize({ control, volume: asked, size }: ResizeRequest): Promise<number> {
   const address = await findControl(control);
-  const { volumes } = await fetchStatus(address);
-  const volume = volumes.find((one) => isNamed(one, asked));
-  if (!volume) {
-    const list = volumes.map((one) => printable(one.name)).join(', ');
-    throw new OperationError(`there is no volume ${printable(asked)}`, {
-      hint: `there are: ${list || 'none'}`,
-    });
-  }
+  const volume = await findVolume(address, asked);
   const sizeBytes = size.isRelative ? volume.sizeBytes + size.bytes : size.bytes;
   await requestResize(address, volume.name, sizeBytes);
   const [before, after] = [volume.sizeBytes, sizeBytes].map(formatBytes);

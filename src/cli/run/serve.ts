@@ -2,7 +2,7 @@
 import { assert } from '../../base/assert.ts';
 import { BlockError, OperationError } from '../../base/errors.ts';
 import { createLogger, type Logger } from '../../base/log.ts';
-import type { ProcessStatus } from '../../control/status.ts';
+import type { ProcessStatus, VolumeStatus } from '../../control/status.ts';
 import type { BoundAddress, ListenAddress } from '../../nbd/listen-address.ts';
 import { type NbdServer, startNbdServer } from '../../nbd/server.ts';
 import type { ServeConfig } from '../commands/serve.ts';
@@ -84,6 +84,10 @@ class ServeProcess {
     // Before the images: until the goodbye the hub may still read what it lacks.
     await startup.step('replication', Promise.resolve(replication), (one) => one.close());
     const server = await startup.step('NBD server', this.#startServer(listen), (one) => one.close());
+    // What is held would keep clients' requests in flight, and the server waits for those.
+    await startup.step('pauses', Promise.resolve(), () => {
+      for (const { pauser } of this.#volumes) pauser.close();
+    });
     // A socket that was passed to us shows its address only now.
     checkExposure(server.addresses, this.#config.insecure, 'NBD connections');
     this.#server = server;
@@ -140,13 +144,21 @@ class ServeProcess {
         }),
         verify: (volume, onProgress) => this.#replication!.verify(volume, onProgress),
         resize: (volume, sizeBytes) => this.#resize(volume, sizeBytes),
+        chains: {
+          pause: (volume, order, signal) => this.#volume(volume).pauser.pause({ ...order, signal }),
+          resume: (volume) => this.#volume(volume).pauser.resume(),
+          adjust: async (volume, filter, changes) => {
+            const one = this.#volume(volume);
+            await one.adjust(filter, changes);
+            return one.stats()[filter];
+          },
+        },
       },
     });
   }
 
   async #resize(name: string, sizeBytes: number): Promise<void> {
-    const volume = this.#volumes.find((one) => one.name === name);
-    if (!volume) throw new OperationError(`there is no volume ${JSON.stringify(name)}`);
+    const volume = this.#volume(name);
     try {
       await volume.device.resize(sizeBytes);
     } catch (error) {
@@ -154,6 +166,23 @@ class ServeProcess {
       throw error;
     }
     this.#logger.info({ volume: name, sizeBytes }, 'resized');
+  }
+
+  #volume(name: string): Volume {
+    const volume = this.#volumes.find((one) => one.name === name);
+    if (!volume) throw new OperationError(`there is no volume ${JSON.stringify(name)}`);
+    return volume;
+  }
+
+  /** What the chain says of a volume, beside what replication does. */
+  #chainStatus(name: string): Pick<VolumeStatus, 'paused' | 'readOnly'> {
+    const volume = this.#volumes.find((one) => one.name === name);
+    if (!volume) return {};
+    const paused = volume.pauser.status();
+    return {
+      paused: paused ? { forMs: paused.pausedMs, leftMs: paused.leftMs } : null,
+      readOnly: this.#settings(name).readOnly || volume.device.limits.readOnly,
+    };
   }
 
   #status(): ProcessStatus {
@@ -169,7 +198,7 @@ class ServeProcess {
       volumes: [
         ...(replicated?.volumes ?? []),
         ...others.map(({ name, device }) => unprotectedVolume(name, this.#config.vmName, device.sizeBytes)),
-      ],
+      ].map((volume) => ({ ...volume, ...this.#chainStatus(volume.name) })),
     };
   }
 

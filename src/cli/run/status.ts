@@ -5,8 +5,8 @@ import type { ProcessStatus } from '../../control/status.ts';
 import { statusLine, statusTable } from '../view/status-table.ts';
 import { lookOf } from '../view/terminal.ts';
 import { findControl } from './find-control.ts';
-import { pause } from './pause.ts';
 import { watchSignals } from './signals.ts';
+import { sleep } from './sleep.ts';
 
 export interface StatusRequest {
   readonly control: ControlAddress | undefined;
@@ -32,7 +32,7 @@ async function watch(address: ControlAddress, json: boolean): Promise<number> {
   try {
     while (signals.received === undefined) {
       drawn = draw(await fetchStatus(address), json, drawn);
-      await pause(WATCH_INTERVAL_MS, signals.aborted);
+      await sleep(WATCH_INTERVAL_MS, signals.aborted);
     }
   } finally {
     signals.dispose();

@@ -6,7 +6,7 @@ import type { ProcessStatus, VolumeState, VolumeStatus } from '../../control/sta
 import { isNamed } from '../../control/volume-name.ts';
 import { statusLine } from '../view/status-table.ts';
 import { findControl } from './find-control.ts';
-import { pause } from './pause.ts';
+import { sleep } from './sleep.ts';
 
 export interface WaitRequest {
   readonly control: ControlAddress | undefined;
@@ -32,7 +32,7 @@ export async function runWait(request: WaitRequest): Promise<number> {
       );
       return 1;
     }
-    await pause(Math.min(LOOK_INTERVAL_MS, left));
+    await sleep(Math.min(LOOK_INTERVAL_MS, left));
   }
 }
 

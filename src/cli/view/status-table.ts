@@ -35,7 +35,7 @@ const STATE_COLORS: Readonly<Record<VolumeState, Color>> = {
 
 const COLUMNS: readonly Column[] = [
   { title: 'VOLUME', cell: (volume) => printable(volume.name) },
-  { title: 'STATE', cell: (volume) => printable(volume.state) },
+  { title: 'STATE', cell: stateText },
   { title: 'SYNC', keep: 9, cell: syncCell },
   { title: 'RATE', keep: 3, right: true, cell: syncRateText },
   { title: 'LEFT', keep: 5, right: true, cell: timeLeftText },
@@ -83,6 +83,8 @@ export function statusLine(volume: VolumeStatus): string {
   const fields = [
     volume.vmName === '' ? printable(volume.name) : `${printable(volume.vmName)}/${printable(volume.name)}`,
     `state=${printable(volume.state)}`,
+    ...(volume.paused ? [`paused=${durationText(volume.paused.forMs)}`] : []),
+    ...(volume.readOnly ? ['read-only'] : []),
     `sync=${percent === undefined ? '-' : percentText(percent)}`,
     `rate=${syncRateText(volume)}`,
     `left=${timeLeftText(volume)}`,
@@ -125,6 +127,11 @@ function fitColumns(status: ProcessStatus, look: Look): Column[] {
 function widthOf(column: Column, volumes: readonly VolumeStatus[], look: Look): number {
   const cells = volumes.map((volume) => [...column.cell(volume, look)].length);
   return Math.max(column.title.length, ...cells);
+}
+
+function stateText(volume: VolumeStatus): string {
+  const access = volume.paused ? ', paused' : '';
+  return `${printable(volume.state)}${access}${volume.readOnly ? ', read-only' : ''}`;
 }
 
 function syncCell(volume: VolumeStatus, look: Look): string {

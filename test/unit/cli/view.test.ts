@@ -74,6 +74,18 @@ describe('figures', () => {
   });
 });
 
+describe('a volume that clients cannot change now', () => {
+  const paused = sampleVolume({ paused: { forMs: 1500, leftMs: 28_500 }, readOnly: true });
+
+  it('says so beside its state', () => {
+    expect(statusTable(sampleStatus([paused]), plain).join('\n')).toMatch(
+      /disk +protected, paused, read-only /,
+    );
+    expect(statusLine(paused)).toContain(' state=protected paused=2s read-only sync=');
+    expect(statusLine(sampleVolume({ paused: null, readOnly: false }))).toContain(' state=protected sync=');
+  });
+});
+
 describe('statusTable', () => {
   const volumes = [
     sampleVolume({

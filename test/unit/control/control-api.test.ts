@@ -9,7 +9,14 @@ import { OperationError, UsageError } from '../../../src/base/errors.ts';
 import { type Closeable, deferred } from '../../../src/base/lifecycle.ts';
 import { silentLogger } from '../../../src/base/log.ts';
 import type { ControlAddress } from '../../../src/control/address.ts';
-import { fetchStats, fetchStatus, runVerify } from '../../../src/control/client.ts';
+import {
+  fetchStats,
+  fetchStatus,
+  requestAdjust,
+  requestPause,
+  requestResume,
+  runVerify,
+} from '../../../src/control/client.ts';
 import { type ControlHandlers, type ControlServer, startControlServer } from '../../../src/control/server.ts';
 import type { ProcessStatus, VerifyProgress, VerifyResult } from '../../../src/control/status.ts';
 import { sampleStatus, sampleVolume } from './samples.ts';
@@ -173,6 +180,89 @@ describe('verify', () => {
     report?.({ comparedBytes: 1, totalBytes: 2 });
     gate.resolve(result);
     expect((await fetchStatus(address)).pid).toBe(status.pid);
+  });
+});
+
+describe('chains', () => {
+  type Chains = NonNullable<ControlHandlers['chains']>;
+  const unused: Chains = {
+    pause: () => Promise.reject(new Error('not expected')),
+    resume: () => 0,
+    adjust: () => Promise.reject(new Error('not expected')),
+  };
+
+  it('are paused and resumed, and the answer comes when that is so', async () => {
+    const gate = deferred<void>();
+    const pause = vi.fn<Chains['pause']>(() => gate.promise);
+    const { address } = await start({ chains: { ...unused, pause, resume: () => 1234.5 } });
+    let acknowledged = false;
+    const asked = requestPause(address, 'odd/ñ&=', { timeoutMs: 1500, flush: true }).then(() => {
+      acknowledged = true;
+    });
+    await vi.waitFor(() => expect(pause).toHaveBeenCalledTimes(1));
+    expect(pause.mock.calls[0]!.slice(0, 2)).toEqual(['odd/ñ&=', { timeoutMs: 1500, flush: true }]);
+    expect(acknowledged).toBe(false);
+    gate.resolve();
+    await asked;
+    expect(await requestResume(address, 'disk')).toBe(1234.5);
+  });
+
+  it('learn that whoever asked for a pause has gone', async () => {
+    let signal: AbortSignal | undefined;
+    const pause: Chains['pause'] = (_volume, _order, gone) => {
+      signal = gone;
+      return new Promise(() => {});
+    };
+    const { address } = await start({ chains: { ...unused, pause } });
+    const socket = connect((address as { path: string }).path);
+    socket.write('POST /pause?volume=disk&timeoutMs=1000 HTTP/1.1\r\nHost: x\r\n\r\n');
+    await vi.waitFor(() => expect(signal?.aborted).toBe(false));
+    socket.destroy();
+    await vi.waitFor(() => expect(signal?.aborted).toBe(true));
+  });
+
+  it('are adjusted, with the values as they were written', async () => {
+    const adjust = vi.fn<Chains['adjust']>(() => Promise.resolve({ bytes: 5 }));
+    const { address } = await start({ chains: { ...unused, adjust } });
+    const settings = ['bytes=5', 'on=a=b&c+d', 'on=é', 'empty='];
+    expect(await requestAdjust(address, 'disk', 'rate#2', settings)).toEqual({ bytes: 5 });
+    const changes = new Map([
+      ['bytes', ['5']],
+      ['on', ['a=b&c+d', 'é']],
+      ['empty', ['']],
+    ]);
+    expect(adjust.mock.calls).toEqual([['disk', 'rate#2', changes]]);
+    await expect(requestAdjust(address, 'disk', 'rate', ['=5'])).rejects.toThrow('"=5" is not OPTION=VALUE');
+  });
+
+  it('say why not, in their own words', async () => {
+    const fail = (): never => {
+      throw new OperationError('not paused any more', { hint: 'do it again' });
+    };
+    const { address } = await start({ chains: { ...unused, resume: fail } });
+    await expect(requestResume(address, 'disk')).rejects.toMatchObject({
+      message: 'not paused any more',
+      hint: 'do it again',
+    });
+    const none = await start({}, { kind: 'unix', path: join(dir, 'd.sock') });
+    await expect(requestResume(none.address, 'disk')).rejects.toThrow('this process serves no volumes');
+  });
+
+  it.each([
+    '/pause?timeoutMs=5',
+    '/pause?volume=disk',
+    '/pause?volume=disk&timeoutMs=0',
+    '/pause?volume=disk&timeoutMs=3600001',
+    '/pause?volume=disk&timeoutMs=1e3',
+    '/pause?volume=disk&timeoutMs=5&flush=yes',
+    '/resume',
+    '/adjust?volume=disk',
+    '/adjust?filter=rate',
+  ])('are not asked for what is incomplete: %s', async (path) => {
+    const { address } = await start({ chains: unused });
+    const answer = await raw(address, `POST ${path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n`);
+    expect(answer).toContain('HTTP/1.1 400');
+    expect(answer).toContain('name the volume');
   });
 });
 

@@ -1,6 +1,7 @@
 import { describe, expect, expectTypeOf, it } from 'vitest';
 import { UsageError } from '../../../src/base/errors.ts';
 import {
+  type ByteSpan,
   type Option,
   type OptionValues,
   optionDefault,
@@ -129,6 +130,28 @@ describe('list', () => {
   });
 });
 
+describe('a ranges option', () => {
+  const ranges: Option = { kind: 'ranges', description };
+
+  it('reads where each begins and where it ends', () => {
+    expect(parse(ranges, '1M-2M')).toEqual([{ start: 2 ** 20, end: 2 ** 21 }]);
+    expect(parse(ranges, '-512+4G-', '1K-1025')).toEqual([
+      { start: 0, end: 512 },
+      { start: 2 ** 32, end: Number.POSITIVE_INFINITY },
+      { start: 1024, end: 1025 },
+    ]);
+  });
+
+  it('says what is allowed', () => {
+    for (const text of ['', '1M', '1M-2M-3M', '1M-2M+']) {
+      expect(refusal(ranges, text)).toContain('is not a range; write 1M-2M');
+    }
+    expect(refusal(ranges, '2M-1M')).toBe(': "2M-1M" is empty: it must end after it begins');
+    expect(refusal(ranges, '1M-1M')).toContain('is empty');
+    expect(refusal(ranges, 'a-b')).toContain('is not a size');
+  });
+});
+
 it('takes every option but a list only once', () => {
   const kinds: Option[] = [
     { kind: 'size', description },
@@ -152,6 +175,8 @@ describe('documentation', () => {
         [{ kind: 'choice', choices: ['a', 'b'], description }, 'one of a, b'],
         [{ kind: 'list', choices: ['a', 'b'], description }, 'list of a, b'],
         [{ kind: 'list', description }, 'list'],
+        [{ kind: 'ranges', description }, 'ranges'],
+        [{ kind: 'integer', max: 9, adjustable: true, description }, 'integer, at most 9, adjustable'],
       ] satisfies Array<[Option, string]>
     ).map(([option, text]) => [optionType(option), text]);
     for (const [told, text] of types) expect(told).toBe(text);
@@ -190,6 +215,7 @@ it('infers the types of the values', () => {
     code: { kind: 'choice', choices: ['EIO', 'EPERM'], default: 'EIO', description },
     on: { kind: 'list', choices: ['read', 'write'], default: ['read'], description },
     words: { kind: 'list', description },
+    spans: { kind: 'ranges', description },
   } as const;
   expectTypeOf<OptionValues<typeof schema>>().toEqualTypeOf<{
     readonly size: number;
@@ -200,5 +226,6 @@ it('infers the types of the values', () => {
     readonly code: 'EIO' | 'EPERM';
     readonly on: readonly ('read' | 'write')[];
     readonly words: readonly string[] | undefined;
+    readonly spans: readonly ByteSpan[] | undefined;
   }>();
 });

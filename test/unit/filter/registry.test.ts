@@ -19,7 +19,7 @@ import { captureLog } from '../../support/capture-log.ts';
 import { type TempDir, tempDir } from '../../support/temp-dir.ts';
 import { SparseDevice } from '../../support/test-devices.ts';
 
-const NAMES = ['align', 'delay', 'error', 'log', 'offset', 'readonly', 'stats'];
+const NAMES = ['align', 'delay', 'error', 'log', 'offset', 'pause', 'readonly', 'stats'];
 
 describe('built-in filters', () => {
   it('are described, sorted by name', () => {
@@ -61,7 +61,8 @@ describe('parseFilterSpec', () => {
     ['error,rate=2', 'filter error: option rate: 2 is out of range; allowed is 0 to 1'],
     ['error,error=EWHAT', 'use one of EIO, ENOSPC, EPERM'],
     ['offset,offset=100', '100 is not a multiple of 512 bytes'],
-    ['readonly,x', 'it takes none'],
+    ['pause,x', 'it takes none'],
+    ['readonly,x', 'it takes active'],
     ['', 'must start with a name'],
     ['__proto__', 'unknown filter "__proto__"'],
   ] as const) {
@@ -229,7 +230,7 @@ describe('filterLink', () => {
     const context = createFilterContext({ logger: silentLogger, exportName: 'disk' });
     const links = [
       filterLink(await registry.parse('counting,label=outer'), context),
-      filterLink(await parseFilterSpec('readonly'), context),
+      filterLink(await parseFilterSpec('pause'), context),
       filterLink(await registry.parse('counting,label=inner'), context),
     ];
     expect(context.status()).toEqual({});
