@@ -1,4 +1,7 @@
 // Who a client is, as far as the server could find out: what access rules ask, and what the log says of it.
+import type { TlsIdentity } from '../transport/tls-identity.ts';
+
+export type { TlsIdentity };
 
 /** The process at the other end of a unix socket, as it was when it connected (SO_PEERCRED). */
 export interface PeerCredentials {
@@ -6,15 +9,6 @@ export interface PeerCredentials {
   readonly uid: number;
   readonly gid: number;
 }
-
-/** Who a client proved to be by TLS. */
-export type TlsIdentity =
-  /** A certificate that was verified: its common name and the DNS names beside it. */
-  | { readonly kind: 'certificate'; readonly names: readonly string[] }
-  /** A key that both share, and the name that it goes by. */
-  | { readonly kind: 'psk'; readonly user: string }
-  /** Encrypted, but the client showed nothing. */
-  | { readonly kind: 'anonymous' };
 
 export interface ClientIdentity {
   /** IP address as the socket has it; undefined for unix sockets and standard input. */

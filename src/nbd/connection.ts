@@ -4,7 +4,8 @@ import { sharedPool } from '../base/buffer-pool.ts';
 import { errorMessage } from '../base/errors.ts';
 import type { Logger } from '../base/log.ts';
 import { ServerHandshake } from '../nbdwire/server-handshake.ts';
-import { type ClientIdentity, describeIdentity } from './client-identity.ts';
+import type { TlsServerEvents } from '../transport/tls-server.ts';
+import { type ClientIdentity, describeIdentity, type TlsIdentity } from './client-identity.ts';
 import { type ConnectionState, nextState } from './connection-states.ts';
 import type { ExportList, ServedExport } from './exports.ts';
 import {
@@ -17,6 +18,7 @@ import {
 import { ReceiveBuffer } from './receive-buffer.ts';
 import { ReplyQueue } from './reply-queue.ts';
 import { RequestReader } from './request-reader.ts';
+import type { ServerTls } from './server-tls.ts';
 import type { SocketEngine, SocketHandler } from './socket-engine.ts';
 import { Transmission, type TransmissionEvents } from './transmission.ts';
 
@@ -24,6 +26,8 @@ export interface ConnectionOptions {
   readonly exports: ExportList;
   /** Who connected. */
   readonly client: ClientIdentity;
+  /** Undefined: TLS is off. */
+  readonly tls?: ServerTls | undefined;
   readonly logger: Logger;
   readonly handshakeTimeoutMs: number;
   /** Takes over the accepted socket. */
@@ -32,14 +36,15 @@ export interface ConnectionOptions {
   readonly onChange: (connection: Connection) => void;
 }
 
-export class Connection implements SocketHandler, TransmissionEvents {
+export class Connection implements SocketHandler, TransmissionEvents, TlsServerEvents {
   readonly client: ClientIdentity;
   readonly #logger: Logger;
   readonly #onChange: (connection: Connection) => void;
-  readonly #handshake: ServerHandshake<ServedExport>;
+  readonly #tls: ServerTls | undefined;
+  #handshake: ServerHandshake<ServedExport>;
   readonly #received = new ReceiveBuffer(sharedPool);
   readonly #replies: ReplyQueue;
-  readonly #engine: SocketEngine;
+  #engine: SocketEngine;
   #reader: RequestReader | undefined;
   #transmission: Transmission | undefined;
   #state: ConnectionState = 'handshake';
@@ -47,6 +52,8 @@ export class Connection implements SocketHandler, TransmissionEvents {
   #exportName: string | undefined;
   /** Receiving is stopped until what is unanswered becomes less. */
   #blocked = false;
+  /** From STARTTLS on until TLS is up nothing is read here: `due` while its answer leaves, then `begun`. */
+  #upgrade: 'due' | 'begun' | undefined;
   #passing = false;
   #flushDue = false;
   #ended = false;
@@ -58,7 +65,9 @@ export class Connection implements SocketHandler, TransmissionEvents {
     this.#logger = options.logger;
     this.#onChange = options.onChange;
     this.client = options.client;
-    this.#handshake = new ServerHandshake(options.exports.forClient(options.client));
+    this.#tls = options.tls;
+    const exports = options.exports.forClient(options.client);
+    this.#handshake = new ServerHandshake(exports, { tls: options.tls?.mode ?? 'off' });
     this.#received.want(this.#handshake.wantBytes, false);
     this.#replies = new ReplyQueue(sharedPool, (chunks) => this.#engine.send(chunks));
     this.#engine = options.openEngine(this);
@@ -122,8 +131,24 @@ export class Connection implements SocketHandler, TransmissionEvents {
 
   sent(): void {
     this.#replies.sent();
+    if (this.#upgrade === 'due' && this.#replies.unsentBytes === 0) this.#startTls();
     if (this.#ended) this.#startLinger();
     if (this.#blocked) this.#unblock();
+  }
+
+  secured(identity: TlsIdentity): void {
+    this.#upgrade = undefined;
+    this.client.tls = identity;
+    this.#handshake = this.#handshake.secured();
+    this.#received.want(this.#handshake.wantBytes, false);
+    this.#resume();
+  }
+
+  unsecured(reason: string): void {
+    // It may be us who had enough.
+    if (this.#state === 'closing') return;
+    this.#state = nextState(this.#state, 'finish');
+    this.#warnLimited({ reason }, 'NBD client refused: TLS failed');
   }
 
   closed(error: Error | undefined): void {
@@ -198,6 +223,11 @@ export class Connection implements SocketHandler, TransmissionEvents {
     this.#sendHandshakeOutput();
     const outcome = this.#handshake.outcome;
     if (outcome === undefined) return used > 0;
+    if (outcome.kind === 'upgrade') {
+      this.#upgrade = 'due';
+      this.#blocked = true;
+      return false;
+    }
     clearTimeout(this.#deadline);
     if (outcome.kind === 'transmission') {
       this.#startTransmission(outcome.target);
@@ -207,6 +237,17 @@ export class Connection implements SocketHandler, TransmissionEvents {
       this.#cut(outcome.reason);
     }
     return true;
+  }
+
+  /** STARTTLS was answered, and the answer has left: what comes now is TLS. */
+  #startTls(): void {
+    const engine = this.#received.available > 0 ? undefined : this.#tls!.upgrade(this.#engine, this, this);
+    if (engine === undefined) {
+      this.#cut('bytes behind STARTTLS, before TLS was up');
+      return;
+    }
+    this.#engine = engine;
+    this.#upgrade = 'begun';
   }
 
   #startTransmission(target: ServedExport): void {
@@ -248,6 +289,9 @@ export class Connection implements SocketHandler, TransmissionEvents {
     this.#state = nextState(this.#state, 'finish');
     clearTimeout(this.#deadline);
     this.#received.discard();
+    // In the middle of TLS's handshake there is no goodbye.
+    if (this.#upgrade === 'begun') this.#engine.destroy();
+    this.#upgrade = undefined;
     if (this.#blocked) this.#resume();
     this.#endWhenAnswered();
   }
@@ -266,8 +310,16 @@ export class Connection implements SocketHandler, TransmissionEvents {
   }
 
   #handshakeTimedOut(): void {
-    this.#logger.warn({ peer: this.peer }, 'NBD handshake timed out');
+    const stage = this.#upgrade === undefined ? {} : { reason: 'TLS was not done' };
+    this.#warnLimited(stage, 'NBD handshake timed out');
+    this.#state = nextState(this.#state, 'finish');
     this.#engine.destroy();
+  }
+
+  /** For what any stranger can cause, as often as it likes. */
+  #warnLimited(about: object, message: string): void {
+    const more = this.#tls ? this.#tls.logLimit.admit() : {};
+    if (more) this.#logger.warn({ peer: this.peer, ...about, ...more }, message);
   }
 
   #isOverloaded(): boolean {
@@ -287,7 +339,7 @@ export class Connection implements SocketHandler, TransmissionEvents {
   }
 
   #unblock(): void {
-    if (this.#passing || this.#state === 'dead' || this.#isOverloaded()) return;
+    if (this.#passing || this.#upgrade || this.#state === 'dead' || this.#isOverloaded()) return;
     this.#blocked = false;
     this.#pass();
     if (!this.#blocked) this.#engine.resume();

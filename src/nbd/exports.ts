@@ -108,9 +108,19 @@ export class ExportList {
     }
   }
 
+  /** Whether it depends on a client's certificate what it may use. */
+  get namesCertificates(): boolean {
+    return this.#some(({ certificates }) => certificates !== undefined);
+  }
+
   /** The exports as `client` finds them. Who it is, is asked anew at every look-up, since TLS tells only half-way. */
   forClient(client: ClientIdentity): ExportDirectory<ServedExport> {
+    const needsTls = (): boolean =>
+      this.#some(({ certificates, keys }) => certificates !== undefined || keys !== undefined);
     return {
+      get hasTlsOnly() {
+        return needsTls();
+      },
       list: () =>
         [...this.#exports.values()]
           .filter(({ visibility }) => !visibility.hidden && mayUse(visibility.access, client))
@@ -125,6 +135,10 @@ export class ExportList {
   /** Changes who may use and see an export from the next look-up on; every export that is not named is open to all. */
   setVisibility(byName: ReadonlyMap<string, ExportVisibility>): void {
     for (const [name, one] of this.#exports) one.visibility = byName.get(name) ?? VISIBLE_TO_ALL;
+  }
+
+  #some(condition: (access: AccessRules) => boolean): boolean {
+    return [...this.#exports.values()].some(({ visibility }) => condition(visibility.access));
   }
 
   #named(name: string): ListedExport | undefined {

@@ -42,3 +42,7 @@ export const SHUTDOWN_LINGER_MS = 500;
 
 /** Silence after which a TCP peer is probed. */
 export const KEEPALIVE_AFTER_MS = 30_000;
+
+/** Lines about clients that failed at TLS, and the time for which they have to do. */
+export const TLS_LOG_LINES = 30;
+export const TLS_LOG_INTERVAL_MS = 60_000;

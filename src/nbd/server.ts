@@ -1,8 +1,10 @@
 // The NBD server: listens, accepts, and goes down in order. It sees devices only as BlockDevice, and never closes one.
 import { createServer, type Server, type Socket } from 'node:net';
+import { assert } from '../base/assert.ts';
 import { errorMessage } from '../base/errors.ts';
 import { type Closeable, type Deferred, deferred, within } from '../base/lifecycle.ts';
 import type { Logger } from '../base/log.ts';
+import type { ServerCredentials } from '../transport/tls-credentials.ts';
 import { Connection } from './connection.ts';
 import { ExportList, type ExportSpec, type ExportVisibility } from './exports.ts';
 import {
@@ -12,6 +14,7 @@ import {
   SHUTDOWN_LINGER_MS,
 } from './limits.ts';
 import { type BoundAddress, formatAddress, type ListenAddress, listen } from './listen-address.ts';
+import { ServerTls, type TlsOptions } from './server-tls.ts';
 import { createSocketEngine } from './socket-engine.ts';
 
 export interface NbdServerOptions {
@@ -19,6 +22,8 @@ export interface NbdServerOptions {
   readonly exports: readonly ExportSpec[];
   readonly listen: readonly ListenAddress[];
   readonly logger: Logger;
+  /** Undefined: STARTTLS is refused. */
+  readonly tls?: TlsOptions | undefined;
   /** Connections at a time; one more is closed at once. Default 1024. */
   readonly maxConnections?: number;
   /** Milliseconds that a client may take to choose an export. Default 10,000. */
@@ -34,6 +39,8 @@ export interface NbdServer extends Closeable {
   readonly connectionCount: number;
   /** Changes who may use and see the exports, for clients that choose one from now on. Those not named are open to all. */
   setVisibility(byName: ReadonlyMap<string, ExportVisibility>): void;
+  /** Changes what the server proves itself with, and whom it knows, for clients that start TLS from now on. */
+  setTlsCredentials(credentials: ServerCredentials): void;
   /**
    * Stops listening, refuses new requests, answers those in flight, flushes every export, closes every connection.
    * Takes at most `shutdownTimeoutMs`; what is not done by then is cut off. Never rejects.
@@ -62,6 +69,7 @@ class RunningServer implements NbdServer {
   readonly #options: NbdServerOptions;
   readonly #logger: Logger;
   readonly #exports: ExportList;
+  readonly #tls: ServerTls | undefined;
   readonly #listeners: Server[] = [];
   readonly #connections = new Set<Connection>();
   readonly #maxConnections: number;
@@ -74,6 +82,7 @@ class RunningServer implements NbdServer {
     this.#options = options;
     this.#logger = options.logger;
     this.#exports = new ExportList(options.exports);
+    this.#tls = options.tls && new ServerTls(options.tls, this.#exports);
     this.#maxConnections = options.maxConnections ?? DEFAULT_MAX_CONNECTIONS;
   }
 
@@ -101,6 +110,11 @@ class RunningServer implements NbdServer {
     this.#exports.setVisibility(byName);
   }
 
+  setTlsCredentials(credentials: ServerCredentials): void {
+    assert(this.#tls !== undefined, 'credentials for a server without TLS');
+    this.#tls.replaceCredentials(credentials);
+  }
+
   close(): Promise<void> {
     this.#closing ??= this.#shutDown();
     return this.#closing;
@@ -114,6 +128,7 @@ class RunningServer implements NbdServer {
     const connection = new Connection({
       exports: this.#exports,
       client: { address, credentials: undefined, tls: undefined },
+      tls: this.#tls,
       logger: this.#logger,
       handshakeTimeoutMs: this.#options.handshakeTimeoutMs ?? DEFAULT_HANDSHAKE_TIMEOUT_MS,
       openEngine: (handler) => createSocketEngine(socket, handler),

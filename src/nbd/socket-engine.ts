@@ -25,6 +25,11 @@ export interface SocketEngine {
   send(chunks: readonly Buffer[]): void;
   /** Goes on receiving after `received` returned false. */
   resume(): void;
+  /**
+   * Gives the socket away: no event comes from here any more. The caller has stopped receiving, and nothing is unsent.
+   * @returns undefined when bytes were received that the handler has not had; it is up to the caller to end that
+   */
+  release(): Socket | undefined;
   /** Closes our side after everything sent so far. */
   end(): void;
   /** Closes at once. `closed` follows. */
@@ -38,8 +43,8 @@ export function createSocketEngine(accepted: Socket, handler: SocketHandler): So
 }
 
 /** The same for a socket whose handle can't be taken, such as one that speaks TLS. */
-export function createStreamEngine(socket: Socket, handler: SocketHandler): SocketEngine {
-  return new StreamEngine(socket, handler);
+export function createStreamEngine(socket: Socket, handler: SocketHandler, peer?: string): SocketEngine {
+  return new StreamEngine(socket, handler, peer);
 }
 
 /** The accepted socket's system handle, taken out of it; undefined where Node hides it. */
@@ -65,21 +70,24 @@ abstract class BaseEngine implements SocketEngine {
   protected readonly handler: SocketHandler;
   #error: Error | undefined;
   readonly #onSent: (error?: Error | null) => void;
+  readonly #onEnd = (): void => this.handler.ended();
+  readonly #onClose = (): void => this.handler.closed(this.#error);
 
-  constructor(socket: Socket, handler: SocketHandler) {
+  /** @param peer what it is called, where the socket itself doesn't know */
+  constructor(socket: Socket, handler: SocketHandler, peer = peerName(socket)) {
     this.socket = socket;
     this.handler = handler;
-    this.peer = peerName(socket);
+    this.peer = peer;
     this.#onSent = (error) => {
       if (!error) this.handler.sent();
     };
     socket.setNoDelay(true);
     socket.setKeepAlive(true, KEEPALIVE_AFTER_MS);
-    socket.on('end', () => this.handler.ended());
+    socket.on('end', this.#onEnd);
     socket.on('error', (error) => {
       this.#error ??= error;
     });
-    socket.on('close', () => this.handler.closed(this.#error));
+    socket.on('close', this.#onClose);
   }
 
   send(chunks: readonly Buffer[]): void {
@@ -94,6 +102,14 @@ abstract class BaseEngine implements SocketEngine {
   }
 
   abstract resume(): void;
+
+  release(): Socket | undefined {
+    const { socket } = this;
+    if (socket.readableLength > 0) return undefined;
+    // Errors stay listened to: an unheard one would end the process.
+    socket.off('end', this.#onEnd).off('close', this.#onClose);
+    return socket;
+  }
 
   end(): void {
     this.socket.end();
@@ -129,10 +145,11 @@ class OnreadEngine extends BaseEngine {
 class StreamEngine extends BaseEngine {
   #left: Buffer | undefined;
   #paused = false;
+  readonly #onData = (chunk: Buffer): void => this.#deliver(chunk);
 
-  constructor(socket: Socket, handler: SocketHandler) {
-    super(socket, handler);
-    socket.on('data', (chunk: Buffer) => this.#deliver(chunk));
+  constructor(socket: Socket, handler: SocketHandler, peer?: string) {
+    super(socket, handler, peer);
+    socket.on('data', this.#onData);
     // It was paused on purpose, so that listening alone doesn't start it.
     socket.resume();
   }
@@ -143,6 +160,12 @@ class StreamEngine extends BaseEngine {
     this.#left = undefined;
     if (left) this.#deliver(left);
     if (!this.#paused) this.socket.resume();
+  }
+
+  override release(): Socket | undefined {
+    if (this.#left) return undefined;
+    this.socket.off('data', this.#onData);
+    return super.release();
   }
 
   #deliver(chunk: Buffer): void {

@@ -19,4 +19,6 @@ export interface ExportDirectory<E extends ExportInfo> {
   list(): readonly E[];
   /** The export of that name; "" is the default export. */
   find(name: string): E | undefined;
+  /** Whether some export is only for clients that prove by TLS who they are. Default: none is. */
+  readonly hasTlsOnly?: boolean;
 }

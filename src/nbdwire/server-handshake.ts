@@ -36,7 +36,17 @@ export const MAX_SKIPPED_OPTION_BYTES = 1 * MiB;
 /** Most options in one handshake. */
 export const MAX_OPTIONS = 256;
 
+/** Whether TLS is spoken: never, when the client asks for it, or before anything else. */
+export type TlsMode = 'off' | 'allow' | 'require';
+
+export interface HandshakeOptions {
+  /** Default `off`. */
+  readonly tls?: TlsMode;
+}
+
 export type HandshakeOutcome<E> =
+  /** The client was told to start TLS: the handshake goes on inside, with what `secured` returns. */
+  | { readonly kind: 'upgrade' }
   /** The client chose `target`: requests follow. */
   | { readonly kind: 'transmission'; readonly target: E }
   /** The client said goodbye: close after the replies. */
@@ -46,6 +56,9 @@ export type HandshakeOutcome<E> =
 
 export class ServerHandshake<E extends ExportInfo> {
   readonly #exports: ExportDirectory<E>;
+  readonly #tls: TlsMode;
+  /** Everything from now on came through TLS. */
+  #isSecure = false;
   #clientFlags: number | undefined;
   #options = 0;
   #wantBytes = clientFlagsStruct.sizeBytes;
@@ -56,13 +69,14 @@ export class ServerHandshake<E extends ExportInfo> {
   #outcome: HandshakeOutcome<E> | undefined;
   #refusing = false;
 
-  constructor(exports: ExportDirectory<E>) {
+  constructor(exports: ExportDirectory<E>, { tls = 'off' }: HandshakeOptions = {}) {
     this.#exports = exports;
+    this.#tls = tls;
     const flags = NBD_FLAG_FIXED_NEWSTYLE | NBD_FLAG_NO_ZEROES;
     this.#output.push(greetingStruct.encode({ magic: NBD_MAGIC, optsMagic: NBD_OPTS_MAGIC, flags }));
   }
 
-  /** Set once the handshake is over. No byte is consumed from then on. */
+  /** Set once the handshake is over, or its plain part is. No byte is consumed from then on. */
   get outcome(): HandshakeOutcome<E> | undefined {
     return this.#outcome;
   }
@@ -82,6 +96,22 @@ export class ServerHandshake<E extends ExportInfo> {
   /** From now on every option but ABORT is refused with ERR_SHUTDOWN. */
   refuseOptions(): void {
     this.#refusing = true;
+  }
+
+  /**
+   * The handshake inside TLS, once that is up after the outcome `upgrade`. It is a new one, so that nothing negotiated
+   * before can live on in it; it keeps the client's flags, as the spec has it, and the count of options, as a limit.
+   */
+  secured(): ServerHandshake<E> {
+    assert(this.#outcome?.kind === 'upgrade', 'TLS without STARTTLS');
+    const next = new ServerHandshake(this.#exports, { tls: this.#tls });
+    next.#output = [];
+    next.#isSecure = true;
+    next.#clientFlags = this.#clientFlags;
+    next.#wantBytes = optionStruct.sizeBytes;
+    next.#options = this.#options;
+    next.#refusing = this.#refusing;
+    return next;
   }
 
   /**
@@ -114,6 +144,10 @@ export class ServerHandshake<E extends ExportInfo> {
     const { magic, option, length } = optionStruct.decode(source, start);
     const refusal = this.#refusal(magic, option, length);
     if (refusal !== undefined) return this.#reject(refusal);
+    if (this.#needsTls && option !== NBD_OPT.STARTTLS && option !== NBD_OPT.ABORT) {
+      const message = 'this server speaks to clients over TLS only';
+      return this.#startSkip(length, encodeOptionError(option, { error: NBD_REP_ERR.TLS_REQD, message }));
+    }
     if (!isKnown(option)) {
       return this.#startSkip(
         length,
@@ -133,8 +167,15 @@ export class ServerHandshake<E extends ExportInfo> {
       return 0;
     }
     this.#options += 1;
-    this.#answer(option, source.subarray(start + optionStruct.sizeBytes, start + messageBytes));
+    const data = source.subarray(start + optionStruct.sizeBytes, start + messageBytes);
+    if (option === NBD_OPT.STARTTLS) this.#answerStartTls(data, end - start - messageBytes);
+    else this.#answer(option, data);
     return messageBytes;
+  }
+
+  /** Whether the client has to start TLS before it is told anything. */
+  get #needsTls(): boolean {
+    return this.#tls === 'require' && !this.#isSecure;
   }
 
   /** Why an option ends the connection before its data is looked at; undefined when it doesn't. */
@@ -146,6 +187,9 @@ export class ServerHandshake<E extends ExportInfo> {
     const fixed = ((this.#clientFlags ?? 0) & NBD_FLAG_C_FIXED_NEWSTYLE) !== 0;
     if (!fixed && option !== NBD_OPT.EXPORT_NAME)
       return `option ${name} from a client without fixed newstyle`;
+    // It can't be told why; and what follows could be requests.
+    if (this.#needsTls && option === NBD_OPT.EXPORT_NAME)
+      return `option ${name} without TLS, which is required`;
     const limit = option === NBD_OPT.EXPORT_NAME ? MAX_OPTION_BYTES : MAX_SKIPPED_OPTION_BYTES;
     if (length > limit) return `option ${name} with ${length} bytes of data`;
     return undefined;
@@ -163,6 +207,26 @@ export class ServerHandshake<E extends ExportInfo> {
       this.#answerList(data);
     } else {
       this.#answerInfo(option, data);
+    }
+  }
+
+  /** @param behind bytes that arrived behind the option: in the clear, whoever sent them */
+  #answerStartTls(data: Buffer, behind: number): void {
+    const option = NBD_OPT.STARTTLS;
+    if (this.#refusing) {
+      this.#error(option, NBD_REP_ERR.SHUTDOWN, 'the server is shutting down');
+    } else if (this.#isSecure) {
+      this.#error(option, NBD_REP_ERR.INVALID, 'TLS was started already');
+    } else if (this.#tls === 'off') {
+      this.#error(option, NBD_REP_ERR.POLICY, 'TLS is not enabled on this server');
+    } else if (data.length > 0) {
+      this.#error(option, NBD_REP_ERR.INVALID, `STARTTLS takes no data, got ${data.length} bytes`);
+    } else if (behind > 0) {
+      // They would be taken for something that came through TLS, or for its first bytes.
+      this.#reject(`${behind} bytes behind STARTTLS, before TLS was up`);
+    } else {
+      this.#reply(option, NBD_REP.ACK);
+      this.#outcome = { kind: 'upgrade' };
     }
   }
 
@@ -199,12 +263,20 @@ export class ServerHandshake<E extends ExportInfo> {
     }
     const target = this.#exports.find(request.name);
     if (target === undefined) {
-      this.#error(option, NBD_REP_ERR.UNKNOWN, `no export is named ${echo(request.name)}`);
+      this.#answerUnknown(option, request.name);
       return;
     }
     this.#output.push(...encodeInfoReplies(option, target, request.wanted));
     this.#reply(option, NBD_REP.ACK);
     if (option === NBD_OPT.GO) this.#outcome = { kind: 'transmission', target };
+  }
+
+  /** The same answer whether there is such an export for others, or none at all. */
+  #answerUnknown(option: number, name: string): void {
+    const mayExist = this.#tls === 'allow' && !this.#isSecure && this.#exports.hasTlsOnly === true;
+    const error = mayExist ? NBD_REP_ERR.TLS_REQD : NBD_REP_ERR.UNKNOWN;
+    const message = `no export is named ${echo(name)}`;
+    this.#error(option, error, mayExist ? `${message} without TLS` : message);
   }
 
   /** Throws the option's data away as it comes, without ever holding it, then sends `reply`. */
@@ -250,6 +322,7 @@ function isKnown(option: number): boolean {
     case NBD_OPT.EXPORT_NAME:
     case NBD_OPT.ABORT:
     case NBD_OPT.LIST:
+    case NBD_OPT.STARTTLS:
     case NBD_OPT.INFO:
     case NBD_OPT.GO:
       return true;

@@ -63,6 +63,8 @@ export async function loadServerCredentials(files: TlsFiles): Promise<ServerCred
     ...contextOptions(x509, psk !== undefined),
     // For the suites with pre-shared keys that know no elliptic curves.
     ...(psk && { dhparam: 'auto' }),
+    // OpenSSL counts a pre-shared key of TLS 1.3 as a session, and wants to know whose.
+    sessionIdContext: 'repagent',
     // A ticket would let a client in again whose key or certificate was taken off the list meanwhile.
     secureOptions: constants.SSL_OP_NO_TICKET | constants.SSL_OP_NO_RENEGOTIATION,
   });

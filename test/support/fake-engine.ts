@@ -37,6 +37,8 @@ export class FakeEngine implements SocketEngine {
     this.#paused = false;
   }
 
+  release(): undefined {}
+
   end(): void {
     this.hasEnded = true;
   }

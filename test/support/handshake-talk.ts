@@ -1,7 +1,11 @@
 // Talks to a ServerHandshake as a connection would: bytes in, in any pieces, replies and outcome out.
 import { NBD_REP, NBD_REP_ERR, nameOf } from '../../src/nbdwire/constants.ts';
 import type { ExportDirectory, ExportInfo } from '../../src/nbdwire/server-exports.ts';
-import { type HandshakeOutcome, ServerHandshake } from '../../src/nbdwire/server-handshake.ts';
+import {
+  type HandshakeOptions,
+  type HandshakeOutcome,
+  ServerHandshake,
+} from '../../src/nbdwire/server-handshake.ts';
 import type { OptionReply } from './raw-nbd-client.ts';
 
 export function directory(exports: readonly ExportInfo[]): ExportDirectory<ExportInfo> {
@@ -12,18 +16,23 @@ export function directory(exports: readonly ExportInfo[]): ExportDirectory<Expor
 }
 
 export class Talk {
-  readonly handshake: ServerHandshake<ExportInfo>;
+  handshake: ServerHandshake<ExportInfo>;
   /** Bytes said that the handshake has not used up. */
   unused = Buffer.alloc(0);
   #output: Buffer[] = [];
 
-  constructor(exports: ExportDirectory<ExportInfo>) {
-    this.handshake = new ServerHandshake(exports);
+  constructor(exports: ExportDirectory<ExportInfo>, options?: HandshakeOptions) {
+    this.handshake = new ServerHandshake(exports, options);
     this.#output.push(...this.handshake.takeOutput());
   }
 
   get outcome(): HandshakeOutcome<ExportInfo> | undefined {
     return this.handshake.outcome;
+  }
+
+  /** TLS is up. */
+  secured(): void {
+    this.handshake = this.handshake.secured();
   }
 
   get wantBytes(): number {

@@ -1,6 +1,7 @@
 // A bare NBD client for tests of the server: it sends what it is told, right or wrong, and shows what came back. It
 // shares the protocol's numbers with the product, but none of its codecs.
 import { connect, type NetConnectOpts, type Socket } from 'node:net';
+import { connect as connectTls, type ConnectionOptions as TlsConnectionOptions } from 'node:tls';
 
 export const CLIENT_FIXED = 1;
 export const CLIENT_NO_ZEROES = 2;
@@ -167,6 +168,25 @@ export class RawNbdClient {
     if (head.readBigUInt64BE(0) !== 0x3e889045565a9n) throw new Error('wrong option reply magic');
     const data = Buffer.from(await this.read(head.readUInt32BE(16)));
     return { option: head.readUInt32BE(8), type: head.readUInt32BE(12), data };
+  }
+
+  /** STARTTLS, and TLS's handshake. @returns the client inside TLS; this one is of no use any more */
+  async secure(options: TlsConnectionOptions): Promise<RawNbdClient> {
+    const [reply] = await this.option(5);
+    if (reply?.type !== 1)
+      throw new Error(`STARTTLS failed with ${(reply?.type ?? 0) - 2 ** 31}: ${reply?.data}`);
+    return this.tlsNow(options);
+  }
+
+  /** TLS's handshake, whatever was said before. @throws the error that ended it */
+  async tlsNow(options: TlsConnectionOptions): Promise<RawNbdClient> {
+    for (const event of ['data', 'end', 'close']) this.socket.removeAllListeners(event);
+    const secure = connectTls({ ...options, socket: this.socket });
+    await new Promise<void>((resolve, reject) => {
+      secure.once('secureConnect', resolve).once('error', reject);
+      secure.once('close', () => reject(new Error('the server closed during TLS')));
+    });
+    return new RawNbdClient(secure);
   }
 
   /** Sends an option and reads its replies, up to the ACK or error that ends them. */

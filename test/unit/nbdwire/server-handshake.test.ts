@@ -11,7 +11,7 @@ import {
 import { directory, Talk } from '../../support/handshake-talk.ts';
 import { clientFlagsBytes, infoData, optionBytes } from '../../support/raw-nbd-client.ts';
 
-const OPT = { EXPORT_NAME: 1, ABORT: 2, LIST: 3, STARTTLS: 5, INFO: 6, GO: 7, STRUCTURED_REPLY: 8 } as const;
+const OPT = { EXPORT_NAME: 1, ABORT: 2, LIST: 3, INFO: 6, GO: 7, STRUCTURED_REPLY: 8 } as const;
 const ALL_INFO = [0, 1, 2, 3];
 
 const DISK: ExportInfo = {
@@ -220,7 +220,7 @@ describe('INFO and GO', () => {
 });
 
 describe('other options', () => {
-  it.each([OPT.STARTTLS, OPT.STRUCTURED_REPLY, 4, 9, 10, 11, 0, 0x7fffffff, 0xffffffff])(
+  it.each([OPT.STRUCTURED_REPLY, 4, 9, 10, 11, 0, 0x7fffffff, 0xffffffff])(
     '%i are unsupported, with their data thrown away',
     (option) => {
       const talk = started();
