@@ -4,6 +4,7 @@ import yargs, { type Argv } from 'yargs';
 import { UsageError } from '../base/errors.ts';
 import type { Command } from './command.ts';
 import { adjustCommand } from './commands/adjust.ts';
+import { benchCommand } from './commands/bench.ts';
 import { demoCommand } from './commands/demo.ts';
 import { filtersCommand } from './commands/filters.ts';
 import { hubCommand } from './commands/hub.ts';
@@ -31,6 +32,7 @@ export const COMMANDS: readonly Command[] = [
   readonlyCommand,
   adjustCommand,
   filtersCommand,
+  benchCommand,
   demoCommand,
 ];
 

@@ -2,8 +2,9 @@
 # Checks for the third-party programs that the suites talk to, and installs the missing ones on Debian and
 # Ubuntu when it may (root or passwordless sudo); otherwise prints the one line to run and exits 1.
 # Installs only packages of what is missing, and never removes or upgrades anything on purpose.
-#   install-debian-peers.sh [--guest] [--print]
+#   install-debian-peers.sh [--guest] [--bench] [--print]
 #     --guest  also what booting a virtual machine needs (npm run test:guest)
+#     --bench  also the servers that the bench compares with (npm run bench)
 #     --print  list the packages of everything checked, missing or not, and do nothing
 set -euo pipefail
 export PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
@@ -31,15 +32,24 @@ guest_peers=(
   xz=xz-utils zstd=zstd
 )
 
-guest=false print=false
+bench_peers=(
+  nbd-server=nbd-server
+  qemu-storage-daemon=qemu-system-common
+  setpriv=util-linux
+  dd=coreutils
+)
+
+guest=false bench=false print=false
 for argument; do
   case $argument in
     --guest) guest=true ;;
+    --bench) bench=true ;;
     --print) print=true ;;
-    *) echo "usage: $0 [--guest] [--print]" >&2; exit 2 ;;
+    *) echo "usage: $0 [--guest] [--bench] [--print]" >&2; exit 2 ;;
   esac
 done
 if $guest; then peers+=("${guest_peers[@]}"); fi
+if $bench; then peers+=("${bench_peers[@]}"); fi
 
 if $print; then
   printf '%s\n' "${peers[@]#*=}" | sort -u

@@ -8,6 +8,7 @@ const ROOT = resolve(import.meta.dirname, '../../src');
 /** Rows from top to bottom: a room imports only from rows below its own; rooms of one row never meet. */
 const ROWS: readonly (readonly string[])[] = [
   ['cli'],
+  ['bench'],
   ['nbd', 'rephub', 'repagent'],
   ['filter', 'repwire', 'control'],
   ['blockdev'],

@@ -1,0 +1,43 @@
+// A disk that is none: reads give zeroes, writes are forgotten, and no memory is touched but the answer's. What a
+// server reaches over it, no disk can surpass.
+import { BlockError } from '../base/errors.ts';
+import { KiB, MAX_REQUEST_BYTES } from '../base/limits.ts';
+import type { BlockDevice, DeviceLimits, Extent } from '../blockdev/block-device.ts';
+
+export class NullDevice implements BlockDevice {
+  readonly sizeBytes: number;
+  readonly limits: DeviceLimits = {
+    readOnly: false,
+    minBlockBytes: 1,
+    preferredBlockBytes: 4 * KiB,
+    maxRequestBytes: MAX_REQUEST_BYTES,
+  };
+
+  constructor(sizeBytes: number) {
+    this.sizeBytes = sizeBytes;
+  }
+
+  read(_offset: number, target: Buffer): void {
+    target.fill(0);
+  }
+
+  write(_offset: number, _data: Buffer, _fua: boolean): void {}
+
+  flush(): void {}
+
+  trim(_offset: number, _length: number, _fua: boolean): void {}
+
+  writeZeroes(_offset: number, _length: number, _fua: boolean, _mayTrim: boolean): void {}
+
+  cache(_offset: number, _length: number): void {}
+
+  extents(offset: number, length: number): Extent[] {
+    return length === 0 ? [] : [{ offset, length, hole: true, zero: true }];
+  }
+
+  resize(_sizeBytes: number): void {
+    throw new BlockError('ENOTSUP', 'a null disk keeps its size');
+  }
+
+  async close(): Promise<void> {}
+}

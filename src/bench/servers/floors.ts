@@ -1,0 +1,56 @@
+// Bounds: what a server with nothing to do, the bare file, and the bare loopback reach. A cell can't be faster than
+// the slowest of what it is made of.
+import { fileURLToPath } from 'node:url';
+import { fileLoadArgs, loopbackLoadArgs } from '../fio.ts';
+import { freePort, nbdUri, type ServerKind } from '../server.ts';
+
+const START_TIMEOUT_MS = 15_000;
+
+export const nullDisk: ServerKind = {
+  name: 'null',
+  role: 'floor',
+  describe: 'this server over a disk that reads zeroes and forgets writes: protocol and sockets alone',
+  programs: {},
+  versionArgs: [],
+  suits: (cell) => !cell.tls && cell.chain === 0,
+  start: async (bed) => {
+    const script = fileURLToPath(new URL('../null-server.js', import.meta.url));
+    const child = bed.children.start(process.execPath, [script, String(bed.sizeBytes)]);
+    const port = Number(await child.firstLine(START_TIMEOUT_MS));
+    return { pids: [child.pid], uri: nbdUri(port, 'disk', undefined), stop: () => child.stop() };
+  },
+};
+
+export const bareFile: ServerKind = {
+  name: 'file',
+  role: 'floor',
+  describe: 'the load on the image itself, without a server (fio, psync: one request at a time)',
+  programs: {},
+  versionArgs: [],
+  suits: (cell) => !cell.tls && !cell.mirror && cell.chain === 0,
+  start: async (bed) => ({
+    pids: [],
+    uri: undefined,
+    load: (cell, seconds) => fileLoadArgs(cell, bed.image('file'), bed.sizeBytes, seconds),
+    stop: async () => {},
+  }),
+};
+
+export const loopback: ServerKind = {
+  name: 'loopback',
+  role: 'floor',
+  describe: 'blocks of that size over loopback TCP: there and back at depth 1, else one way (fio, net)',
+  programs: {},
+  versionArgs: [],
+  suits: (cell) => !cell.tls && !cell.mirror && cell.chain === 0 && cell.connections === 1,
+  start: async () => {
+    const port = await freePort();
+    return {
+      pids: [],
+      uri: undefined,
+      load: (cell, seconds) => loopbackLoadArgs(cell, port, seconds),
+      countJob: (name) => name === 'sender',
+      stop: async () => {},
+    };
+  },
+};

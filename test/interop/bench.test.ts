@@ -1,0 +1,101 @@
+// The bench against nbdkit, for seconds: that it measures, reports and cleans up. Never how fast anything is.
+import { spawn } from 'node:child_process';
+import { readdirSync, symlinkSync, writeFileSync } from 'node:fs';
+import { readFile } from 'node:fs/promises';
+import { expect, it } from 'vitest';
+import { BEGIN_MARKER, END_MARKER } from '../../src/bench/report-document.ts';
+import type { BenchResult } from '../../src/bench/result.ts';
+import { CLI_PATH, runCli } from '../support/cli.ts';
+import { tempDir } from '../support/temp-dir.ts';
+import { waitUntil } from '../support/wait-until.ts';
+
+const TINY = ['--rounds', '2', '--seconds', '0.2', '--size', '16M'];
+const CELLS = ['--cell', '4k-randread-qd8', '--cell', '256k-write-qd2-c2'];
+
+/** Folders that the bench of process `pid` has on tmpfs. */
+const leftovers = (pid: number): string[] =>
+  readdirSync('/dev/shm').filter((name) => name.startsWith(`repagent-bench-${pid}-`));
+
+it('measures two cells against nbdkit and writes the report', async () => {
+  const folder = tempDir();
+  writeFileSync(folder.file('PERFORMANCE.md'), `# Mine\n${BEGIN_MARKER}\n${END_MARKER}\n`);
+  const args = ['bench', ...TINY, ...CELLS, '--peers', 'nbdkit,null,file,loopback', '--json'];
+  const run = await runCli([...args, '--report', folder.path], { timeoutMs: 110_000 });
+  expect(run.code, run.stderr).toBe(0);
+  const result = JSON.parse(run.stdout) as BenchResult;
+  expect(result.leftOut).toEqual([]);
+  expect(result.servers.map(({ name }) => name)).toEqual(['repagent', 'nbdkit', 'null', 'file', 'loopback']);
+  expect(result.cells.map(({ id }) => id)).toEqual(['4k-randread-qd8', '256k-write-qd2-c2']);
+  expect(result.cells[0]!.servers.map(({ server, rounds }) => [server, rounds.length])).toEqual([
+    ['repagent', 2],
+    ['nbdkit', 2],
+    ['null', 1],
+    ['file', 1],
+    ['loopback', 1],
+  ]);
+  for (const { cell, servers } of result.cells) {
+    for (const { server, iops, rounds } of servers) {
+      expect(iops, server).toBeGreaterThan(0);
+      for (const { ios, bytes } of rounds) expect(bytes).toBe(ios * cell.blockBytes);
+    }
+  }
+  for (const { restBytes, peakBytes } of result.memory)
+    expect(peakBytes).toBeGreaterThanOrEqual(restBytes * 0.5);
+  expect(result.memory.map(({ server }) => server)).toEqual(['repagent', 'nbdkit']);
+  const document = await readFile(folder.file('PERFORMANCE.md'), 'utf8');
+  expect(document).toMatch(/^# Mine\n/);
+  expect(document).toMatch(/\| 4k-randread-qd8 \| .*k.* \| .*x\)/);
+  expect(await readFile(folder.file('performance.svg'), 'utf8')).toMatch(/^<svg .*<\/svg>\n$/s);
+  folder.remove();
+});
+
+it('names what is missing, and goes on without it', async () => {
+  const folder = tempDir();
+  for (const program of ['fio', 'setpriv']) symlinkSync(`/usr/bin/${program}`, folder.file(program));
+  const args = ['bench', ...TINY, '--cell', '4k-randread-qd1', '--peers', 'qemu-nbd', '--json'];
+  const run = await runCli(args, { timeoutMs: 60_000, env: { PATH: folder.path } });
+  expect(run.code, run.stderr).toBe(0);
+  expect(run.stderr).toContain(
+    'LEFT OUT: qemu-nbd from every cell: qemu-nbd is not installed (apt-get install qemu-utils)',
+  );
+  const result = JSON.parse(run.stdout) as BenchResult;
+  expect(result.leftOut.map(({ server }) => server)).toEqual(['qemu-nbd']);
+  expect(result.cells[0]!.servers.map(({ server }) => server)).toEqual(['repagent']);
+  folder.remove();
+});
+
+it('leaves neither processes nor files when it is stopped in the middle', async () => {
+  const child = spawn(process.execPath, [CLI_PATH, 'bench', ...CELLS, '--rounds', '500', '--size', '16M'], {
+    stdio: ['ignore', 'ignore', 'pipe'],
+  });
+  let said = '';
+  child.stderr.setEncoding('utf8').on('data', (text: string) => {
+    said += text;
+  });
+  const exit = new Promise<number | null>((resolve) => {
+    child.once('exit', resolve);
+  });
+  try {
+    await waitUntil(() => said.includes('warming up'), { timeoutMs: 60_000 });
+    const pid = child.pid!;
+    const children = (await readFile(`/proc/${pid}/task/${pid}/children`, 'utf8')).trim().split(' ');
+    expect(children.length).toBeGreaterThan(1);
+    expect(leftovers(pid)).toHaveLength(1);
+    child.kill('SIGTERM');
+    expect(await exit).toBe(1);
+    expect(said).toContain('the bench was stopped');
+    expect(leftovers(pid)).toEqual([]);
+    await waitUntil(() => children.every((one) => !isAlive(Number(one))), { timeoutMs: 5000 });
+  } finally {
+    child.kill('SIGKILL');
+  }
+});
+
+function isAlive(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch {
+    return false;
+  }
+}
