@@ -9,6 +9,8 @@ export class NullDevice implements BlockDevice {
   readonly limits: DeviceLimits = {
     readOnly: false,
     minBlockBytes: 1,
+    fastZero: 'always',
+    cheapExtents: true,
     preferredBlockBytes: 4 * KiB,
     maxRequestBytes: MAX_REQUEST_BYTES,
   };
