@@ -24,6 +24,7 @@ export default defineConfig({
       project('interop', 1, 120_000, 1),
       project('examples', 2, 120_000, 1),
       project('fault', 3, 120_000, 1),
+      project('fuzz', 0, 30_000, 1),
     ],
   },
 });

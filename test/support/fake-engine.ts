@@ -4,7 +4,7 @@ import { silentLogger } from '../../src/base/log.ts';
 import type { BlockDevice } from '../../src/blockdev/block-device.ts';
 import { localClient } from '../../src/nbd/client-identity.ts';
 import { Connection } from '../../src/nbd/connection.ts';
-import { ExportList } from '../../src/nbd/exports.ts';
+import { ExportList, type ExportSpec } from '../../src/nbd/exports.ts';
 import type { SocketEngine, SocketHandler } from '../../src/nbd/socket-engine.ts';
 
 export class FakeEngine implements SocketEngine {
@@ -26,6 +26,11 @@ export class FakeEngine implements SocketEngine {
 
   get isPaused(): boolean {
     return this.#paused;
+  }
+
+  /** Whether there are bytes that nobody took. */
+  get hasUntaken(): boolean {
+    return this.#untaken.length > 0;
   }
 
   send(chunks: readonly Buffer[]): void {
@@ -81,14 +86,14 @@ export class FakeEngine implements SocketEngine {
   }
 }
 
-/** A connection to a server of `device`, as export `disk`, that the test is the other end of. */
+/** A connection to a server of `device`, as export `disk`, or of the exports given; the test is the other end of it. */
 export function openOnFakeEngine(
-  device: BlockDevice,
+  device: BlockDevice | readonly ExportSpec[],
   handshakeTimeoutMs = 60_000,
 ): { readonly engine: FakeEngine; readonly connection: Connection } {
   let engine: FakeEngine | undefined;
   const connection = new Connection({
-    exports: new ExportList([{ name: 'disk', device }]),
+    exports: new ExportList('sizeBytes' in device ? [{ name: 'disk', device }] : device),
     client: localClient(),
     logger: silentLogger,
     handshakeTimeoutMs,

@@ -21,6 +21,17 @@ export class SparseBytes {
     return this.#pages.has(Math.floor(offset / SPARSE_PAGE_BYTES));
   }
 
+  /** Where the two differ; undefined when they don't. Only for such that start as zeroes. */
+  firstDifference(other: SparseBytes): number | undefined {
+    for (const index of new Set([...this.#pages.keys(), ...other.#pages.keys()])) {
+      const page = this.#pages.get(index) ?? this.#fresh(index);
+      const theirs = other.#pages.get(index) ?? other.#fresh(index);
+      if (!page.equals(theirs))
+        return index * SPARSE_PAGE_BYTES + page.findIndex((byte, i) => byte !== theirs[i]);
+    }
+    return undefined;
+  }
+
   read(offset: number, target: Buffer): void {
     eachPage(offset, target.length, (index, from, to, at) => {
       const page = this.#pages.get(index) ?? this.#fresh(index);
