@@ -1,11 +1,23 @@
 // Reads NBD URIs (the NBD project's doc/uri.md). By hand and not with URL, which would tidy up the path: an export
 // name is free text, and "a/../b" is one. Must never guess: what it doesn't know it names.
 import { isIPv6 } from 'node:net';
-import { OperationError, UsageError } from '../base/errors.ts';
+import { UsageError } from '../base/errors.ts';
 import { NBD_MAX_STRING_BYTES } from '../nbdwire/constants.ts';
 
 /** The port that IANA assigned to NBD. */
 export const NBD_DEFAULT_PORT = 10809;
+
+/** How the server of an nbds URI proves itself, and we to it. One of `dir` and `pskFile` is there. */
+export interface NbdTls {
+  /** Directory with ca-cert.pem and, if the server wants one, client-cert.pem and client-key.pem. */
+  readonly dir: string | undefined;
+  /** psktool's file. */
+  readonly pskFile: string | undefined;
+  /** Whose key in `pskFile`; undefined when it holds one only. */
+  readonly username: string | undefined;
+  /** The name or address that the server's certificate must be for. */
+  readonly hostname: string;
+}
 
 /** Where an NBD export is. */
 export type NbdAddress = {
@@ -13,6 +25,8 @@ export type NbdAddress = {
   readonly exportName: string;
   /** The URI as it was given, for messages. */
   readonly uri: string;
+  /** TLS or nothing, for nbds and nbds+unix; undefined for the others. */
+  readonly tls: NbdTls | undefined;
 } & (
   | { readonly kind: 'tcp'; readonly host: string; readonly port: number }
   | { readonly kind: 'unix'; readonly path: string }
@@ -26,36 +40,86 @@ const URI = /^([A-Za-z][A-Za-z0-9+.-]*):(?:\/\/([^/?#]*))?([^?#]*)(?:\?([^#]*))?
 /** Bytes of a socket's path that the kernel takes, its NUL excluded. */
 const MAX_SOCKET_PATH_BYTES = 107;
 
+/** A unix socket has no name of its own that a certificate could be for. */
+const UNIX_HOSTNAME = 'localhost';
+
+const PARAMETERS = [
+  'socket',
+  'tls-type',
+  'tls-certificates',
+  'tls-psk-file',
+  'tls-username',
+  'tls-hostname',
+  'tls-verify-peer',
+] as const;
+type Parameters = ReadonlyMap<(typeof PARAMETERS)[number], string>;
+
 /**
- * Parses `nbd://HOST[:PORT]/EXPORT` or `nbd+unix:///EXPORT?socket=PATH`.
+ * Parses `nbd://HOST[:PORT]/EXPORT` or `nbd+unix:///EXPORT?socket=PATH`; `nbds` and `nbds+unix` with
+ * tls-certificates=DIR or tls-psk-file=FILE, and tls-hostname=, tls-username= (or USER@) where needed.
  * @throws UsageError naming what is wrong and what is allowed
- * @throws OperationError for nbds:// and nbds+unix://, which need TLS
  */
 export function parseNbdUri(uri: string): NbdAddress {
   const match = URI.exec(uri);
   const [, scheme = '', authority, path = '', query, fragment] = match ?? [];
-  switch (scheme.toLowerCase()) {
-    case 'nbd':
-    case 'nbd+unix':
-      break;
-    case 'nbds':
-    case 'nbds+unix':
-      throw needsTls(uri);
-    default:
-      throw wrong(uri, `it is no NBD URI; ${FORMS}`);
-  }
+  const kind = /^nbd(s?)(\+unix)?$/i.exec(scheme);
+  if (!kind) throw wrong(uri, `it is no NBD URI; ${FORMS}`);
   if (fragment !== undefined) throw wrong(uri, 'a # in an export name is written %23');
   if (authority === undefined) throw wrong(uri, legacyAdvice(path));
-  const common = { uri, exportName: exportName(uri, path) };
+  const secure = kind[1] !== '';
+  const unix = kind[2] !== undefined;
   const parameters = parseQuery(uri, query);
-  if (scheme.toLowerCase() === 'nbd+unix') {
-    if (authority !== '') throw wrong(uri, `a unix socket has no host; use nbd+unix:///EXPORT?socket=PATH`);
-    return { ...common, kind: 'unix', path: socketPath(uri, parameters.get('socket')) };
+  const [, user, place = ''] = /^(?:([^@]*)@)?(.*)$/s.exec(authority)!;
+  if (!secure) refuseTlsWords(uri, user, parameters);
+  const common = { uri, exportName: exportName(uri, path) };
+  if (unix) {
+    if (place !== '') throw wrong(uri, `a unix socket has no host; use nbd+unix:///EXPORT?socket=PATH`);
+    const tls = secure ? tlsOf(uri, user, UNIX_HOSTNAME, parameters) : undefined;
+    return { ...common, tls, kind: 'unix', path: socketPath(uri, parameters.get('socket')) };
   }
   if (parameters.has('socket')) {
     throw wrong(uri, 'nbd:// takes no socket; use nbd+unix:///EXPORT?socket=PATH');
   }
-  return { ...common, kind: 'tcp', ...hostAndPort(uri, authority) };
+  const { host, port } = hostAndPort(uri, place);
+  return { ...common, tls: secure ? tlsOf(uri, user, host, parameters) : undefined, kind: 'tcp', host, port };
+}
+
+/** How the same export is named when its server requires TLS. */
+export function secureForm(uri: string): string {
+  const [scheme = '', query] = [uri.split(':')[0], uri.split('?')[1]];
+  const secure = uri.replace(scheme, /^nbd\+unix$/i.test(scheme) ? 'nbds+unix' : 'nbds');
+  return `${secure}${query === undefined ? '?' : '&'}tls-certificates=DIR (or tls-psk-file=FILE)`;
+}
+
+/** Words about TLS in a URI without it would be a promise that nobody keeps. */
+function refuseTlsWords(uri: string, user: string | undefined, parameters: Parameters): void {
+  if (user !== undefined) throw wrong(uri, 'a user name is of use only with TLS: nbds://USER@HOST');
+  for (const name of parameters.keys()) {
+    if (name.startsWith('tls-')) throw wrong(uri, `${name} is of use only with TLS: nbds:// or nbds+unix://`);
+  }
+}
+
+function tlsOf(uri: string, user: string | undefined, host: string, parameters: Parameters): NbdTls {
+  const dir = parameters.get('tls-certificates');
+  const pskFile = parameters.get('tls-psk-file');
+  const type = parameters.get('tls-type') ?? (pskFile === undefined ? 'x509' : 'psk');
+  if (type !== 'x509' && type !== 'psk') {
+    throw wrong(
+      uri,
+      `tls-type ${JSON.stringify(type)}: x509 and psk are possible; without proof TLS is none`,
+    );
+  }
+  if (parameters.get('tls-verify-peer') === '0' || parameters.get('tls-verify-peer') === 'false') {
+    throw wrong(uri, 'tls-verify-peer: the server is always verified; give its CA with tls-certificates=DIR');
+  }
+  const wanted = type === 'psk' ? pskFile : dir;
+  const other = type === 'psk' ? dir : pskFile;
+  if (!wanted || other !== undefined) {
+    throw wrong(uri, 'TLS needs either tls-certificates=DIR or tls-psk-file=FILE in the URI');
+  }
+  const username = parameters.get('tls-username') ?? (user && decode(uri, user, 'the user name'));
+  const hostname = parameters.get('tls-hostname') ?? host;
+  return { dir, pskFile, username: username || undefined, hostname: hostname || host };
 }
 
 function exportName(uri: string, path: string): string {
@@ -68,7 +132,6 @@ function exportName(uri: string, path: string): string {
 }
 
 function hostAndPort(uri: string, authority: string): { host: string; port: number } {
-  if (authority.includes('@')) throw wrong(uri, 'a user name is of use only with TLS, which comes later');
   const match = /^(?:\[(.*)\]|([^:[\]]*))(?::(\d*))?$/s.exec(authority);
   const [, literal, name = '', digits = ''] = match ?? [];
   const port = digits === '' ? NBD_DEFAULT_PORT : Number(digits);
@@ -84,14 +147,16 @@ function hostAndPort(uri: string, authority: string): { host: string; port: numb
   return { host: host === '' ? 'localhost' : host, port };
 }
 
-function parseQuery(uri: string, query: string | undefined): Map<string, string> {
-  const parameters = new Map<string, string>();
+function parseQuery(uri: string, query: string | undefined): Parameters {
+  const parameters = new Map<(typeof PARAMETERS)[number], string>();
   for (const part of (query ?? '').split('&')) {
     if (part === '') continue;
     const cut = part.indexOf('=');
-    const name = decode(uri, cut < 0 ? part : part.slice(0, cut), 'a parameter');
-    if (name.startsWith('tls-')) throw needsTls(uri);
-    if (name !== 'socket') throw wrong(uri, `unknown parameter ${JSON.stringify(name)}; allowed: socket`);
+    const given = decode(uri, cut < 0 ? part : part.slice(0, cut), 'a parameter');
+    const name = PARAMETERS.find((known) => known === given);
+    if (name === undefined) {
+      throw wrong(uri, `unknown parameter ${JSON.stringify(given)}; allowed: ${PARAMETERS.join(', ')}`);
+    }
     if (parameters.has(name)) throw wrong(uri, `${name} is given twice`);
     parameters.set(name, decode(uri, cut < 0 ? '' : part.slice(cut + 1), name));
   }
@@ -129,10 +194,4 @@ function legacyAdvice(path: string): string {
 
 function wrong(uri: string, why: string): UsageError {
   return new UsageError(`${JSON.stringify(uri)}: ${why}`);
-}
-
-function needsTls(uri: string): OperationError {
-  return new OperationError(`${JSON.stringify(uri)}: TLS to an upstream NBD server comes later`, {
-    hint: `without encryption, over a network you trust: ${FORMS}`,
-  });
 }

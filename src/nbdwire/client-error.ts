@@ -5,7 +5,10 @@ export type HandshakeErrorKind =
   | 'not-nbd'
   /** The server has no such export, or doesn't show it. */
   | 'unknown-export'
+  /** The server insists on TLS, which was not asked for. */
   | 'tls-required'
+  /** TLS was asked for, and the server has none, or does it wrong. */
+  | 'tls-refused'
   /** The server is on its way out: another attempt later may succeed. */
   | 'shutting-down'
   /** The server understood and said no. */

@@ -5,8 +5,8 @@ import { formatBytes } from '../base/size.ts';
 import { HandshakeError } from './client-error.ts';
 import { NBD_FLAG_HAS_FLAGS } from './constants.ts';
 
-/** An export whose numbers have been checked. */
-export interface NbdExport {
+/** What the numbers of an export are once they have been checked. */
+export interface ExportNumbers {
   /** Bytes; a multiple of 512 and of `minBlockBytes`, at most MAX_DISK_BYTES. */
   readonly sizeBytes: number;
   /** Transmission flags, NBD_FLAG_...; none count unless the server set HAS_FLAGS. */
@@ -17,6 +17,16 @@ export interface NbdExport {
   readonly preferredBlockBytes: number;
   /** Largest payload of one READ or WRITE, bytes; a multiple of `minBlockBytes`, at most MAX_REQUEST_BYTES. */
   readonly maxPayloadBytes: number;
+}
+
+/** Which of the protocol's forms the transmission phase has: headers of requests, and replies. */
+export type TransmissionStyle = 'simple' | 'structured' | 'extended';
+
+/** An export as it was agreed on. */
+export interface NbdExport extends ExportNumbers {
+  readonly style: TransmissionStyle;
+  /** The id under which BLOCK_STATUS tells base:allocation; undefined when the server doesn't. */
+  readonly allocationId: number | undefined;
 }
 
 /** Bytes each. */
@@ -48,7 +58,7 @@ const DEFAULT_BLOCK_SIZES: BlockSizes = {
  * Checks what a server said of an export.
  * @throws HandshakeError (kind `unsuitable`) naming the number that is wrong and what is allowed
  */
-export function checkExport(raw: RawExport): NbdExport {
+export function checkExport(raw: RawExport): ExportNumbers {
   const {
     minBlockBytes: minimum,
     preferredBlockBytes: preferred,

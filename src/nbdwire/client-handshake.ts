@@ -1,18 +1,27 @@
 // The client's side of the NBD handshake: bytes in, bytes and an export out. Must never hold more than one bounded
-// option reply, whatever length the server announces. The states are a table; the conversation is
-//   greeting -> GO -> export;  GO unsupported -> EXPORT_NAME -> export.
-// Structured replies would be negotiated between the greeting and GO, TLS before that.
+// option reply, whatever length the server announces, and never go on in plain text when TLS was asked for. The states
+// are a table; the conversation is
+//   greeting -> [STARTTLS -> TLS ->] EXTENDED_HEADERS, or else STRUCTURED_REPLY -> SET_META_CONTEXT -> GO -> export;
+//   GO unsupported -> EXPORT_NAME -> export.
+// What a server refuses on the way to GO is done without.
 import { assert } from '../base/assert.ts';
 import { HandshakeError } from './client-error.ts';
-import { checkExport, type NbdExport, type RawExport } from './client-export.ts';
-import { EXPORT_NAME_REPLY, GREETING, INFO_EXPORT } from './client-layouts.ts';
+import { checkExport, type NbdExport, type RawExport, type TransmissionStyle } from './client-export.ts';
+import { EXPORT_NAME_REPLY, GREETING } from './client-layouts.ts';
+import {
+  encodeOption,
+  goData,
+  optionRefusal,
+  readContextId,
+  readInformation,
+  setMetaContextData,
+} from './client-options.ts';
 import {
   NBD_EXPORT_NAME_ZEROES,
   NBD_FLAG_C_FIXED_NEWSTYLE,
   NBD_FLAG_C_NO_ZEROES,
   NBD_FLAG_FIXED_NEWSTYLE,
   NBD_FLAG_NO_ZEROES,
-  NBD_INFO,
   NBD_MAGIC,
   NBD_MAX_STRING_BYTES,
   NBD_OPT,
@@ -22,7 +31,8 @@ import {
   NBD_REP_MAGIC,
   nameOf,
 } from './constants.ts';
-import { infoBlockSizeStruct, optionReplyStruct, optionStruct } from './server-layouts.ts';
+import { quoteForeign } from './foreign-text.ts';
+import { optionReplyStruct } from './server-layouts.ts';
 
 /** Largest data of one option reply that is read, bytes: the longest string with room for its surroundings. */
 export const MAX_OPTION_REPLY_BYTES = 2 * NBD_MAX_STRING_BYTES;
@@ -30,18 +40,16 @@ export const MAX_OPTION_REPLY_BYTES = 2 * NBD_MAX_STRING_BYTES;
 /** Information replies that one GO may bring. The protocol defines four. */
 export const MAX_INFO_REPLIES = 64;
 
-/** Characters of a server's own words that are repeated in an error. */
-const MAX_QUOTED_CHARS = 200;
-
 /** The second magic of oldstyle, where newstyle has IHAVEOPT. */
 const OLDSTYLE_MAGIC = 0x0000_4202_8186_1253n;
 
 /** The handshake's states, in the order in which a conversation usually meets them. */
 export const HANDSHAKE_STATES = {
   magic: 'Waits for the eight bytes with which every NBD server begins.',
-  greeting: 'Waits for the style of the handshake and its flags, then asks for the export.',
-  optionReply: 'Waits for the header of a reply to GO.',
+  greeting: 'Waits for the style of the handshake and its flags, then sends the first option.',
+  optionReply: 'Waits for the header of a reply to the option that was sent.',
   optionData: "Waits for the rest of that reply: information, the end, or the server's refusal.",
+  securing: 'The server agreed to TLS; nothing in plain text is taken any more.',
   exportName: 'Asked with EXPORT_NAME, since the server does not know GO; waits for the export.',
   done: 'The export is known; what arrives now belongs to the transmission phase.',
   failed: 'Refused, by either side.',
@@ -54,10 +62,20 @@ interface StateHandler {
   take(bytes: Buffer): HandshakeState;
 }
 
+export interface HandshakeWishes {
+  /** What to ask for; "" is the server's default export. At most 4096 bytes of UTF-8. */
+  readonly exportName: string;
+  /** TLS or nothing. */
+  readonly tls: boolean;
+}
+
 export class ClientHandshake {
   readonly #exportName: Buffer;
+  readonly #tls: boolean;
   readonly #send: (bytes: Buffer) => void;
-  readonly #handlers: Readonly<Record<Exclude<HandshakeState, 'done' | 'failed'>, StateHandler>> = {
+  readonly #handlers: Readonly<
+    Record<Exclude<HandshakeState, 'securing' | 'done' | 'failed'>, StateHandler>
+  > = {
     magic: { need: () => 8, take: (bytes) => this.#takeMagic(bytes) },
     greeting: { need: () => GREETING.sizeBytes, take: (bytes) => this.#takeGreeting(bytes) },
     optionReply: { need: () => optionReplyStruct.sizeBytes, take: (bytes) => this.#takeReply(bytes) },
@@ -71,19 +89,20 @@ export class ClientHandshake {
   #heldBytes = 0;
   #state: HandshakeState = 'magic';
   #noZeroes = false;
+  #asked = 0;
   #reply = { type: 0, length: 0 };
   #infoReplies = 0;
+  #style: TransmissionStyle = 'simple';
+  #allocationId: number | undefined;
   #export: Pick<RawExport, 'size' | 'flags'> | undefined;
   #blockSizes: RawExport['blockSizes'];
   #result: NbdExport | undefined;
 
-  /**
-   * @param exportName what to ask for; "" is the server's default export. At most 4096 bytes of UTF-8.
-   * @param send takes bytes for the server; they stay valid
-   */
-  constructor(exportName: string, send: (bytes: Buffer) => void) {
-    this.#exportName = Buffer.from(exportName);
+  /** @param send takes bytes for the server; they stay valid */
+  constructor(wishes: HandshakeWishes, send: (bytes: Buffer) => void) {
+    this.#exportName = Buffer.from(wishes.exportName);
     assert(this.#exportName.length <= NBD_MAX_STRING_BYTES, 'an export name has at most 4096 bytes');
+    this.#tls = wishes.tls;
     this.#send = send;
   }
 
@@ -105,6 +124,7 @@ export class ClientHandshake {
     let at = 0;
     while (this.#state !== 'done') {
       assert(this.#state !== 'failed', 'bytes for a handshake that has failed');
+      if (this.#state === 'securing') return this.#refusePlainText(chunk.length - at, at);
       const handler = this.#handlers[this.#state];
       const need = handler.need();
       if (this.#heldBytes === 0 && chunk.length - at >= need) {
@@ -120,6 +140,12 @@ export class ClientHandshake {
       this.#run(handler, this.#held.subarray(0, need));
     }
     return at;
+  }
+
+  /** In state `securing`: TLS is up, and from here on `send` and `push` go through it. */
+  secured(): void {
+    assert(this.#state === 'securing', 'TLS that was not agreed on');
+    this.#state = this.#ask(NBD_OPT.EXTENDED_HEADERS);
   }
 
   /** What it means that the connection ended now. */
@@ -157,7 +183,17 @@ export class ClientHandshake {
     if (bytes.readBigUInt64BE(0) === NBD_MAGIC) return 'greeting';
     throw new HandshakeError(
       'not-nbd',
-      `not an NBD server: it began with ${quote(bytes.toString('latin1'))}`,
+      `not an NBD server: it began with ${quoteForeign(bytes.toString('latin1'))}`,
+    );
+  }
+
+  /** Whoever sits between could put words into the server's mouth that would be read as if they had come secured. */
+  #refusePlainText(left: number, at: number): number {
+    if (left === 0) return at;
+    this.#state = 'failed';
+    throw new HandshakeError(
+      'tls-refused',
+      'the server sent plain text behind its answer to STARTTLS: it is broken, or somebody tampers with the connection',
     );
   }
 
@@ -169,6 +205,9 @@ export class ClientHandshake {
     if (style !== NBD_OPTS_MAGIC)
       throw new HandshakeError('not-nbd', 'not an NBD server: its greeting is wrong');
     const fixed = (flags & NBD_FLAG_FIXED_NEWSTYLE) !== 0;
+    if (this.#tls && !fixed) {
+      throw new HandshakeError('tls-refused', 'the server has no TLS: it is older than fixed newstyle NBD');
+    }
     this.#noZeroes = (flags & NBD_FLAG_NO_ZEROES) !== 0;
     const answer = Buffer.alloc(4);
     answer.writeUInt32BE(
@@ -177,16 +216,17 @@ export class ClientHandshake {
     );
     this.#send(answer);
     // Newstyle that isn't fixed has one option.
-    return fixed ? this.#askGo() : this.#askExportName();
+    if (!fixed) return this.#askExportName();
+    return this.#ask(this.#tls ? NBD_OPT.STARTTLS : NBD_OPT.EXTENDED_HEADERS);
   }
 
   #takeReply(bytes: Buffer): HandshakeState {
     const { magic, option, type, length } = optionReplyStruct.decode(bytes);
     if (magic !== NBD_REP_MAGIC) throw new HandshakeError('protocol', 'an option reply has the wrong magic');
-    if (option !== NBD_OPT.GO) {
+    if (option !== this.#asked) {
       throw new HandshakeError(
         'protocol',
-        `the server answered option ${nameOf(NBD_OPT, option)}; GO was asked`,
+        `the server answered option ${nameOf(NBD_OPT, option)}; ${nameOf(NBD_OPT, this.#asked)} was asked`,
       );
     }
     if (length > MAX_OPTION_REPLY_BYTES) {
@@ -201,18 +241,52 @@ export class ClientHandshake {
 
   #takeReplyData(bytes: Buffer): HandshakeState {
     const { type } = this.#reply;
-    switch (type) {
-      case NBD_REP.INFO:
-        return this.#takeInfo(bytes);
-      case NBD_REP.ACK:
-        return this.#finish();
-      case NBD_REP_ERR.UNSUP:
-        return this.#askExportName();
+    switch (this.#asked) {
+      case NBD_OPT.STARTTLS:
+        if (type === NBD_REP.ACK && bytes.length === 0) return 'securing';
+        throw this.#leave(type, bytes);
+      case NBD_OPT.EXTENDED_HEADERS:
+        if (!this.#agreed(type, bytes)) return this.#ask(NBD_OPT.STRUCTURED_REPLY);
+        this.#style = 'extended';
+        return this.#ask(NBD_OPT.SET_META_CONTEXT, setMetaContextData(this.#exportName));
+      case NBD_OPT.STRUCTURED_REPLY:
+        if (!this.#agreed(type, bytes)) return this.#askGo();
+        this.#style = 'structured';
+        return this.#ask(NBD_OPT.SET_META_CONTEXT, setMetaContextData(this.#exportName));
+      case NBD_OPT.SET_META_CONTEXT:
+        return this.#takeContext(type, bytes);
       default:
-        // A soft disconnect: the server needn't answer, and the connection isn't held for it.
-        this.#ask(NBD_OPT.ABORT, Buffer.alloc(0));
-        throw this.#refusal(type, bytes);
+        return this.#takeGo(type, bytes);
     }
+  }
+
+  /** Whether the server grants what can be done without. @throws HandshakeError when it won't go on at all */
+  #agreed(type: number, bytes: Buffer): boolean {
+    if (type === NBD_REP.ACK) return true;
+    const final = type < 2 ** 31 || type === NBD_REP_ERR.TLS_REQD || type === NBD_REP_ERR.SHUTDOWN;
+    if (final) throw this.#leave(type, bytes);
+    return false;
+  }
+
+  #takeContext(type: number, bytes: Buffer): HandshakeState {
+    if (type === NBD_REP.META_CONTEXT) {
+      if (this.#allocationId !== undefined) {
+        throw new HandshakeError('protocol', 'the server selected the same meta context twice');
+      }
+      this.#allocationId = readContextId(bytes);
+      return 'optionReply';
+    }
+    // A failure leaves nothing selected. One that is due to the name is told again, and better, in reply to GO.
+    if (!this.#agreed(type, bytes)) this.#allocationId = undefined;
+    return this.#askGo();
+  }
+
+  #takeGo(type: number, bytes: Buffer): HandshakeState {
+    if (type === NBD_REP.INFO) return this.#takeInfo(bytes);
+    if (type === NBD_REP.ACK) return this.#finish();
+    // Whoever has extended headers knows GO.
+    if (type === NBD_REP_ERR.UNSUP && this.#style !== 'extended') return this.#askExportName();
+    throw this.#leave(type, bytes);
   }
 
   #takeExportName(bytes: Buffer): HandshakeState {
@@ -228,12 +302,9 @@ export class ClientHandshake {
         `more than ${MAX_INFO_REPLIES} information replies to one request`,
       );
     }
-    if (bytes.length < 2) throw new HandshakeError('protocol', 'an information reply without a type');
-    const type = bytes.readUInt16BE(0);
-    // Names, descriptions and what is unknown are not used.
-    if (type === NBD_INFO.EXPORT) this.#export = INFO_EXPORT.decode(exactly(bytes, INFO_EXPORT));
-    if (type === NBD_INFO.BLOCK_SIZE)
-      this.#blockSizes = infoBlockSizeStruct.decode(exactly(bytes, infoBlockSizeStruct));
+    const information = readInformation(bytes);
+    this.#export = information.export ?? this.#export;
+    this.#blockSizes = information.blockSizes ?? this.#blockSizes;
     return 'optionReply';
   }
 
@@ -242,75 +313,41 @@ export class ClientHandshake {
       throw new HandshakeError('protocol', 'the server accepted the export without telling its size');
     }
     const { size, flags } = this.#export;
-    this.#result = checkExport({ size, flags, blockSizes: this.#blockSizes });
+    this.#result = {
+      ...checkExport({ size, flags, blockSizes: this.#blockSizes }),
+      style: this.#style,
+      allocationId: this.#allocationId,
+    };
     return 'done';
   }
 
   #askGo(): HandshakeState {
-    const name = this.#exportName;
-    const data = Buffer.alloc(4 + name.length + 4);
-    data.writeUInt32BE(name.length, 0);
-    name.copy(data, 4);
-    data.writeUInt16BE(1, 4 + name.length);
-    data.writeUInt16BE(NBD_INFO.BLOCK_SIZE, 6 + name.length);
-    return this.#ask(NBD_OPT.GO, data, 'optionReply');
+    return this.#ask(NBD_OPT.GO, goData(this.#exportName));
   }
 
   #askExportName(): HandshakeState {
     // Nothing said in reply to GO holds for this way in.
     this.#export = undefined;
     this.#blockSizes = undefined;
-    return this.#ask(NBD_OPT.EXPORT_NAME, this.#exportName, 'exportName');
+    this.#allocationId = undefined;
+    this.#ask(NBD_OPT.EXPORT_NAME, this.#exportName);
+    return 'exportName';
   }
 
-  #ask(option: number, data: Buffer, next: HandshakeState = 'failed'): HandshakeState {
-    // In one piece: a header sent alone waits for a delayed acknowledgement.
-    const header = optionStruct.encode({ magic: NBD_OPTS_MAGIC, option, length: data.length });
-    this.#send(Buffer.concat([header, data]));
-    return next;
+  #ask(option: number, data?: Buffer): HandshakeState {
+    this.#asked = option;
+    this.#send(encodeOption(option, data));
+    return 'optionReply';
   }
 
-  #refusal(type: number, bytes: Buffer): HandshakeError {
-    const words = bytes.length > 0 ? ` (it says ${quote(bytes.toString('utf8'))})` : '';
-    switch (type) {
-      case NBD_REP_ERR.UNKNOWN:
-        return new HandshakeError('unknown-export', `the server has no export ${this.#quotedName()}${words}`);
-      case NBD_REP_ERR.TLS_REQD:
-        return new HandshakeError(
-          'tls-required',
-          `the server requires TLS for export ${this.#quotedName()}, which comes later${words}`,
-        );
-      case NBD_REP_ERR.SHUTDOWN:
-        return new HandshakeError('shutting-down', `the server is shutting down${words}`);
-      default:
-        if (type >= 2 ** 31) {
-          return new HandshakeError(
-            'refused',
-            `the server refused export ${this.#quotedName()} with ${nameOf(NBD_REP_ERR, type)}${words}`,
-          );
-        }
-        return new HandshakeError(
-          'protocol',
-          `the server answered GO with reply type ${nameOf(NBD_REP, type)}`,
-        );
-    }
+  /** The server said no, or something else than yes. */
+  #leave(type: number, bytes: Buffer): HandshakeError {
+    // A soft disconnect: the server needn't answer, and the connection isn't held for it.
+    if (type >= 2 ** 31) this.#send(encodeOption(NBD_OPT.ABORT));
+    return optionRefusal(this.#asked, type, bytes, this.#quotedName());
   }
 
   #quotedName(): string {
-    return quote(this.#exportName.toString('utf8'));
+    return quoteForeign(this.#exportName.toString('utf8'));
   }
-}
-
-function exactly(bytes: Buffer, layout: { readonly name: string; readonly sizeBytes: number }): Buffer {
-  if (bytes.length === layout.sizeBytes) return bytes;
-  throw new HandshakeError(
-    'protocol',
-    `${layout.name} has ${bytes.length} bytes; ${layout.sizeBytes} are needed`,
-  );
-}
-
-/** Words from outside, made harmless for a terminal or a log: escaped and cut. */
-function quote(text: string): string {
-  const cut = text.length > MAX_QUOTED_CHARS ? `${text.slice(0, MAX_QUOTED_CHARS)}...` : text;
-  return JSON.stringify(cut).replace(/[\u007f-\u009f]/g, '?');
 }

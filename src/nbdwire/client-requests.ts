@@ -1,6 +1,13 @@
 // Encodes the requests of the transmission phase, by hand since it is the hot path. A cookie is two 32-bit halves,
 // so that no BigInt is made per request.
-import { NBD_CMD, NBD_REQUEST_BYTES, NBD_REQUEST_MAGIC } from './constants.ts';
+import {
+  NBD_CMD,
+  NBD_CMD_FLAG_PAYLOAD_LEN,
+  NBD_EXTENDED_REQUEST_BYTES,
+  NBD_EXTENDED_REQUEST_MAGIC,
+  NBD_REQUEST_BYTES,
+  NBD_REQUEST_MAGIC,
+} from './constants.ts';
 
 const TWO_POW_32 = 2 ** 32;
 
@@ -32,9 +39,35 @@ export function encodeRequest(
   target.writeUInt32BE(length, at + 24);
 }
 
+/**
+ * The same with extended headers, 32 bytes: nothing but the length is wider, and a payload has to be announced.
+ * @param length bytes, at most 2^53 - 1
+ */
+export function encodeExtendedRequest(
+  target: Buffer,
+  at: number,
+  command: number,
+  flags: number,
+  cookieHigh: number,
+  cookieLow: number,
+  offset: number,
+  length: number,
+): void {
+  target.writeUInt32BE(NBD_EXTENDED_REQUEST_MAGIC, at);
+  target.writeUInt16BE(command === NBD_CMD.WRITE ? flags | NBD_CMD_FLAG_PAYLOAD_LEN : flags, at + 4);
+  target.writeUInt16BE(command, at + 6);
+  target.writeUInt32BE(cookieHigh, at + 8);
+  target.writeUInt32BE(cookieLow, at + 12);
+  target.writeUInt32BE(Math.floor(offset / TWO_POW_32), at + 16);
+  target.writeUInt32BE(offset % TWO_POW_32, at + 20);
+  target.writeUInt32BE(Math.floor(length / TWO_POW_32), at + 24);
+  target.writeUInt32BE(length % TWO_POW_32, at + 28);
+}
+
 /** The request that ends the transmission phase; it has no reply. */
-export function disconnectRequest(): Buffer {
-  const header = Buffer.alloc(NBD_REQUEST_BYTES);
-  encodeRequest(header, 0, NBD_CMD.DISC, 0, 0, 0, 0, 0);
+export function disconnectRequest(extended: boolean): Buffer {
+  const header = Buffer.alloc(extended ? NBD_EXTENDED_REQUEST_BYTES : NBD_REQUEST_BYTES);
+  const encode = extended ? encodeExtendedRequest : encodeRequest;
+  encode(header, 0, NBD_CMD.DISC, 0, 0, 0, 0, 0);
   return header;
 }

@@ -1,5 +1,6 @@
-// One connection to an NBD server, from dialing to its end: socket, handshake, pipelined requests. It never decides
-// to reconnect, and answers no request after it reported its loss: what is unanswered then, its owner takes back.
+// One connection to an NBD server, from dialing to its end: socket, TLS, handshake, pipelined requests. It never decides
+// to reconnect, answers no request after it reported its loss (what is unanswered then, its owner takes back), and
+// never goes on without TLS where that is asked for.
 import { connect, type Socket } from 'node:net';
 import { errorMessage } from '../../base/errors.ts';
 import { KiB, MiB } from '../../base/limits.ts';
@@ -7,8 +8,20 @@ import { HandshakeError } from '../../nbdwire/client-error.ts';
 import type { NbdExport } from '../../nbdwire/client-export.ts';
 import { ClientHandshake } from '../../nbdwire/client-handshake.ts';
 import { ReplyParser } from '../../nbdwire/client-replies.ts';
-import { disconnectRequest, encodeRequest } from '../../nbdwire/client-requests.ts';
-import { NBD_CMD, NBD_ERROR, NBD_REQUEST_BYTES } from '../../nbdwire/constants.ts';
+import {
+  disconnectRequest,
+  encodeExtendedRequest,
+  encodeRequest,
+  MAX_EFFECT_BYTES,
+} from '../../nbdwire/client-requests.ts';
+import {
+  NBD_CMD,
+  NBD_ERROR,
+  NBD_EXTENDED_REQUEST_BYTES,
+  NBD_REQUEST_BYTES,
+} from '../../nbdwire/constants.ts';
+import { connectTls } from '../../transport/tls-client.ts';
+import type { ClientCredentials } from '../../transport/tls-credentials.ts';
 import { WireError } from '../../wire/struct.ts';
 import type { NbdAddress } from '../nbd-uri.ts';
 import { cookieLow, InFlight } from './in-flight.ts';
@@ -30,31 +43,39 @@ export interface ConnectionOptions {
   readonly maxInFlight: number;
 }
 
+/** How a connection is secured; there is no way without once this is given. */
+export interface Security {
+  readonly credentials: ClientCredentials;
+  /** The name or address that the server's certificate must be for. */
+  readonly serverName: string;
+}
+
 export interface ConnectionOwner {
-  connected(): void;
-  ready(found: NbdExport): void;
+  connected(connection: Connection): void;
+  ready(connection: Connection, found: NbdExport): void;
   /** The request to send next on this connection, or undefined. Called only while there is room. */
-  nextToSend(): Request | undefined;
-  /** `error` is 0 or an NBD error value, never ESHUTDOWN. The request's buffers are no longer in use. */
-  answered(request: Request, error: number): void;
+  nextToSend(connection: Connection): Request | undefined;
+  /** The error, never ESHUTDOWN, is in `request.progress`. The request's buffers are no longer in use. */
+  answered(request: Request): void;
   /** The server answered ESHUTDOWN: it wants to be left. The request stays unanswered. */
-  refused(): void;
+  refused(connection: Connection): void;
   /** The connection is over. Called once, and last. */
-  lost(error: Error): void;
+  lost(connection: Connection, error: Error): void;
 }
 
 export class Connection {
   readonly #owner: ConnectionOwner;
   readonly #options: ConnectionOptions;
-  readonly #socket: Socket;
+  readonly #security: Security | undefined;
+  #socket: Socket;
   readonly #handshake: ClientHandshake;
-  readonly #replies: ReplyParser;
+  #replies: ReplyParser<Request> | undefined;
+  #export: NbdExport | undefined;
   readonly #inFlight: InFlight;
   readonly #headers: Buffer;
   readonly #connectTimer: NodeJS.Timeout;
   #requestTimer: NodeJS.Timeout | undefined;
   #leaveTimer: NodeJS.Timeout | undefined;
-  #established = false;
   #lost = false;
   #pumpScheduled = false;
   #sending = false;
@@ -62,36 +83,40 @@ export class Connection {
   #batch = 0;
   /** Written chunk that waits to learn whether it is its batch's last. */
   #heldChunk: Buffer | undefined;
-  /** The READ whose payload is arriving. */
-  #reading: Request | undefined;
   /** WRITEs that were answered before the last of their batch had left. */
   #early: Request[] = [];
   #answers = 0;
 
-  constructor(address: NbdAddress, options: ConnectionOptions, owner: ConnectionOwner) {
+  constructor(
+    address: NbdAddress,
+    security: Security | undefined,
+    options: ConnectionOptions,
+    owner: ConnectionOwner,
+  ) {
     this.#owner = owner;
     this.#options = options;
+    this.#security = security;
     this.#inFlight = new InFlight(options.maxInFlight);
-    this.#headers = Buffer.allocUnsafeSlow(options.maxInFlight * NBD_REQUEST_BYTES);
-    this.#handshake = new ClientHandshake(address.exportName, (bytes) => this.#socket.write(bytes));
-    this.#replies = new ReplyParser({
-      replied: (high, low, error) => this.#replied(high, low, error),
-      filled: () => this.#filled(),
-    });
+    this.#headers = Buffer.allocUnsafeSlow(options.maxInFlight * NBD_EXTENDED_REQUEST_BYTES);
+    this.#handshake = new ClientHandshake(
+      { exportName: address.exportName, tls: security !== undefined },
+      (bytes) => this.#socket.write(bytes),
+    );
     this.#socket = connect({
       ...(address.kind === 'tcp' ? { host: address.host, port: address.port } : { path: address.path }),
       noDelay: true,
       keepAlive: true,
       keepAliveInitialDelay: KEEPALIVE_AFTER_MS,
-      onread: {
-        buffer: Buffer.allocUnsafeSlow(RECEIVE_BYTES),
-        callback: (bytes: number, buffer: Uint8Array) => this.#received(buffer as Buffer, bytes),
-      },
+      // TLS takes the socket over, and has no use for the buffer.
+      ...(security === undefined && {
+        onread: {
+          buffer: Buffer.allocUnsafeSlow(RECEIVE_BYTES),
+          callback: (bytes: number, buffer: Uint8Array) => this.#received(buffer as Buffer, bytes),
+        },
+      }),
     });
-    this.#socket.on('connect', () => this.#owner.connected());
-    this.#socket.on('end', () => this.#ended());
-    this.#socket.on('error', (error) => this.abandon(error));
-    this.#socket.on('close', () => this.abandon(new Error('the connection was closed')));
+    this.#socket.on('connect', () => this.#owner.connected(this));
+    this.#listen();
     this.#connectTimer = setTimeout(() => {
       const what = this.#socket.connecting ? 'could not connect' : 'no NBD handshake';
       this.abandon(new Error(`${what} within ${options.connectTimeoutMs} ms`));
@@ -118,11 +143,11 @@ export class Connection {
   disconnect(graceMs: number): void {
     if (this.#disconnecting || this.#lost) return;
     this.#disconnecting = true;
-    if (!this.#established) {
+    if (!this.#export) {
       this.abandon(new Error('closed during the handshake'));
       return;
     }
-    this.#socket.end(disconnectRequest());
+    this.#socket.end(disconnectRequest(this.#export.style === 'extended'));
     this.#leaveTimer = setTimeout(
       () => this.abandon(new Error('the server did not end the connection')),
       graceMs,
@@ -137,7 +162,7 @@ export class Connection {
     clearTimeout(this.#leaveTimer);
     clearInterval(this.#requestTimer);
     this.#socket.destroy();
-    this.#owner.lost(reason);
+    this.#owner.lost(this, reason);
   }
 
   /** After the loss: what was sent and not answered, in order of submission. */
@@ -153,11 +178,11 @@ export class Connection {
     let payloadBytes = 0;
     this.#batch += 1;
     while (!this.#inFlight.full && payloadBytes < BATCH_BYTES) {
-      const request = this.#owner.nextToSend();
+      const request = this.#owner.nextToSend(this);
       if (!request) break;
+      if (!this.#canCarry(request)) continue;
       if (headersEnd === 0) this.#socket.cork();
-      this.#stage(request, headersEnd);
-      headersEnd += NBD_REQUEST_BYTES;
+      headersEnd = this.#stage(request, headersEnd);
       if (request.command === NBD_CMD.WRITE && request.buffer) {
         this.#write(this.#headers.subarray(headersStart, headersEnd));
         this.#write(request.buffer);
@@ -173,13 +198,33 @@ export class Connection {
     this.#socket.uncork();
   };
 
-  #stage(request: Request, at: number): void {
+  /** A server that came back may know less than when the request was made: then the request is answered here. */
+  #canCarry(request: Request): boolean {
+    const { style, allocationId } = this.#export!;
+    let error: number = NBD_ERROR.OK;
+    if (request.command === NBD_CMD.BLOCK_STATUS && allocationId === undefined) error = NBD_ERROR.ENOTSUP;
+    else if (request.length > MAX_EFFECT_BYTES && style !== 'extended') error = NBD_ERROR.EOVERFLOW;
+    if (error === NBD_ERROR.OK) return true;
+    request.progress.begin(request.offset, request.length);
+    request.progress.fail(error, '');
+    this.#owner.answered(request);
+    return false;
+  }
+
+  /** @returns where the next header goes */
+  #stage(request: Request, at: number): number {
     this.#inFlight.add(request);
     request.batch = this.#batch;
-    request.error = NBD_ERROR.OK;
+    request.progress.begin(request.offset, request.length);
+    request.status?.reset(request.length);
     if (this.#requestTimer) request.sentAtMs = performance.now();
     const { command, flags, offset, length, slot } = request;
+    if (this.#export!.style === 'extended') {
+      encodeExtendedRequest(this.#headers, at, command, flags, slot, cookieLow(request), offset, length);
+      return at + NBD_EXTENDED_REQUEST_BYTES;
+    }
     encodeRequest(this.#headers, at, command, flags, slot, cookieLow(request), offset, length);
+    return at + NBD_REQUEST_BYTES;
   }
 
   /** One chunk behind, so that the last write of a batch can carry the callback. */
@@ -193,69 +238,100 @@ export class Connection {
     if (this.#lost) return;
     this.#sending = false;
     if (this.#early.length > 0) {
-      for (const request of this.#early.splice(0)) this.#finish(request, request.error);
+      for (const request of this.#early.splice(0)) this.#finish(request);
     }
     this.wake();
   };
+
+  readonly #onData = (chunk: Buffer): void => {
+    this.#received(chunk, chunk.length);
+  };
+  readonly #onEnd = (): void => this.#ended();
+  readonly #onError = (error: Error): void => this.abandon(error);
+  readonly #onClose = (): void => this.abandon(new Error('the connection was closed'));
+
+  #listen(): void {
+    if (this.#security !== undefined) this.#socket.on('data', this.#onData);
+    this.#socket.on('end', this.#onEnd).on('error', this.#onError).on('close', this.#onClose);
+  }
 
   #received(buffer: Buffer, bytes: number): boolean {
     if (this.#lost) return false;
     try {
       let start = 0;
-      if (!this.#established) start = this.#negotiate(buffer.subarray(0, bytes));
-      if (this.#established && !this.#lost) this.#replies.push(buffer, start, bytes);
+      if (!this.#replies) start = this.#negotiate(buffer.subarray(0, bytes));
+      if (this.#replies && !this.#lost) this.#replies.push(buffer, start, bytes);
     } catch (error) {
-      if (!(error instanceof WireError) && !(error instanceof HandshakeError)) throw error;
-      this.abandon(error);
+      if (error instanceof WireError) this.#broken(error);
+      else if (error instanceof HandshakeError) this.abandon(error);
+      else throw error;
     }
     return !this.#lost;
   }
 
+  /** The server broke the protocol: notes in reply to what, as it may happen again in reply to the same. */
+  #broken(error: WireError): void {
+    const culprit = this.#replies?.current;
+    if (culprit) culprit.breaks += 1;
+    else for (const request of this.#inFlight) request.breaks += 1;
+    this.abandon(new Error(`the server broke the protocol: ${error.message}`, { cause: error }));
+  }
+
   #negotiate(chunk: Buffer): number {
     const used = this.#handshake.push(chunk);
+    if (this.#handshake.state === 'securing') this.#secure();
     const found = this.#handshake.result;
     if (!found) return used;
-    this.#established = true;
+    this.#export = found;
+    this.#replies = new ReplyParser(found.style, found.allocationId, {
+      find: (high, low) => this.#inFlight.find(high, low),
+      completed: (request) => this.#completed(request),
+    });
     clearTimeout(this.#connectTimer);
     this.#watchRequests();
-    this.#owner.ready(found);
+    this.#owner.ready(this, found);
     return used;
   }
 
-  #replied(cookieHigh: number, low: number, error: number): Buffer | undefined {
-    const request = this.#inFlight.find(cookieHigh, low);
-    if (error === NBD_ERROR.ESHUTDOWN) {
-      this.#owner.refused();
-      return undefined;
+  /** TLS takes the socket over; what is said from here on is said through it. */
+  #secure(): void {
+    const { credentials, serverName } = this.#security!;
+    this.#socket.off('data', this.#onData).off('end', this.#onEnd);
+    this.#socket.off('error', this.#onError).off('close', this.#onClose);
+    connectTls(this.#socket, credentials, { serverName, timeoutMs: this.#options.connectTimeoutMs }).then(
+      (secure) => {
+        if (this.#lost) {
+          secure.on('error', () => {}).destroy();
+          return;
+        }
+        this.#socket = secure;
+        this.#listen();
+        this.#handshake.secured();
+      },
+      (error: Error) => this.abandon(error),
+    );
+  }
+
+  #completed(request: Request): void {
+    if (request.progress.error === NBD_ERROR.ESHUTDOWN) {
+      this.#owner.refused(this);
+      return;
     }
     this.#answers += 1;
-    if (request.command === NBD_CMD.READ && error === NBD_ERROR.OK) {
-      this.#reading = request;
-      return request.buffer;
-    }
     // A server may refuse a WRITE before it has read all of it; the data is lent until it has left.
-    if (request.command === NBD_CMD.WRITE && this.#sending && request.batch === this.#batch) {
-      if (this.#early.includes(request)) throw new WireError(`two replies to ${request}`);
-      request.error = error;
-      this.#early.push(request);
-    } else this.#finish(request, error);
-    return undefined;
+    const leaving = request.command === NBD_CMD.WRITE && this.#sending && request.batch === this.#batch;
+    if (leaving) this.#early.push(request);
+    else this.#finish(request);
   }
 
-  #filled(): void {
-    const request = this.#reading!;
-    this.#reading = undefined;
-    this.#finish(request, NBD_ERROR.OK);
-  }
-
-  #finish(request: Request, error: number): void {
+  #finish(request: Request): void {
     this.#inFlight.remove(request);
-    this.#owner.answered(request, error);
+    this.#owner.answered(request);
     this.wake();
   }
 
   #ended(): void {
-    if (!this.#established) this.abandon(this.#handshake.ended());
+    if (!this.#replies) this.abandon(this.#handshake.ended());
     else if (this.#replies.atBoundary) this.abandon(new Error('the server closed the connection'));
     else this.abandon(new Error('the server closed the connection in the middle of a reply'));
   }

@@ -18,11 +18,12 @@ import {
   NBD_FLAG_SEND_WRITE_ZEROES,
 } from '../../nbdwire/constants.ts';
 import { allData, type BlockDevice, type DeviceLimits, type Extent } from '../block-device.ts';
+import { queryExtents } from './block-status.ts';
 import { chunksOf, inTurn } from './chunks.ts';
 import type { NbdLink } from './link.ts';
 import type { LinkState } from './link-states.ts';
 
-/** Bytes of one WRITE_ZEROES. Below 2^31, since servers have been wrong there; a multiple of every block size. */
+/** Bytes of one WRITE_ZEROES without extended headers. Below 2^31, since servers have been wrong there; a multiple of every block size. */
 const ZEROES_BYTES = 1 * GiB;
 
 /** Bytes of one WRITE of zeroes, for servers without WRITE_ZEROES, and how many are in flight together. */
@@ -46,11 +47,14 @@ export class NbdDevice implements BlockDevice {
   readonly #canFua: boolean;
   readonly #canZero: boolean;
   readonly #canCache: boolean;
+  readonly #canTellExtents: boolean;
+  /** Whether lengths may exceed 32 bits. */
+  readonly #extended: boolean;
   /** A server may refuse effects that are larger than its payloads; found out when it does. */
-  #zeroesBytes = ZEROES_BYTES;
+  #zeroesBytes: number;
   #zeroBuffer: Buffer | undefined;
   /** Calls of several requests, that are under way. */
-  readonly #compound = new Set<Promise<void>>();
+  readonly #compound = new Set<Promise<unknown>>();
   #closing: Promise<void> | undefined;
 
   /** @param link open, to an export of `found` */
@@ -73,6 +77,9 @@ export class NbdDevice implements BlockDevice {
     this.#canFua = (found.flags & NBD_FLAG_SEND_FUA) !== 0;
     this.#canZero = (found.flags & NBD_FLAG_SEND_WRITE_ZEROES) !== 0;
     this.#canCache = (found.flags & NBD_FLAG_SEND_CACHE) !== 0;
+    this.#canTellExtents = found.allocationId !== undefined;
+    this.#extended = found.style === 'extended';
+    this.#zeroesBytes = this.#extended ? Number.MAX_SAFE_INTEGER : ZEROES_BYTES;
     if (!this.#canFlush && !this.limits.readOnly) {
       logger.warn(
         this.#canFua
@@ -135,18 +142,20 @@ export class NbdDevice implements BlockDevice {
     return this.#run(this.#cache(offset, length));
   }
 
-  /** Block status needs structured replies; without it everything is data. */
-  extents(offset: number, length: number): MaybePromise<Extent[]> {
+  /** Without block status everything is data. */
+  extents(offset: number, length: number, maxExtents = Number.POSITIVE_INFINITY): MaybePromise<Extent[]> {
     this.#checkOpen();
-    return allData(offset, length);
+    if (!this.#canTellExtents || length === 0) return allData(offset, length);
+    const query = { offset, length, maxExtents, extended: this.#extended };
+    return this.#run(queryExtents((at, size, status) => this.#link.blockStatus(at, size, status), query));
   }
 
-  /** @throws BlockError when what was answered could not be made durable; the device is closed all the same */
   /** NBD has no word for it that servers know. @throws BlockError always */
   resize(_sizeBytes: number): never {
     throw new BlockError('ENOTSUP', 'an NBD image is resized where it is served; start anew after that');
   }
 
+  /** @throws BlockError when what was answered could not be made durable; the device is closed all the same */
   close(): Promise<void> {
     this.#closing ??= this.#close();
     return this.#closing;
@@ -212,7 +221,7 @@ export class NbdDevice implements BlockDevice {
         done += size;
       } catch (error) {
         if (!tooLarge(error) || size <= this.#maxPayloadBytes) throw error;
-        this.#zeroesBytes = this.#maxPayloadBytes;
+        this.#zeroesBytes = size > ZEROES_BYTES ? ZEROES_BYTES : this.#maxPayloadBytes;
       }
     }
   }
@@ -242,7 +251,7 @@ export class NbdDevice implements BlockDevice {
     return this.#canFua && (fua || !this.#canFlush) ? NBD_CMD_FLAG_FUA : 0;
   }
 
-  #run(call: Promise<void>): Promise<void> {
+  #run<T>(call: Promise<T>): Promise<T> {
     this.#compound.add(call);
     const over = (): void => {
       this.#compound.delete(call);

@@ -49,6 +49,10 @@ export class InFlight {
     request.slot = -1;
   }
 
+  *[Symbol.iterator](): Generator<Request> {
+    for (const request of this.#slots) if (request) yield request;
+  }
+
   /** The request that was sent longest ago. */
   oldest(): Request | undefined {
     let oldest: Request | undefined;

@@ -2,8 +2,10 @@
 // for what that does and doesn't promise.
 import { MiB } from '../../base/limits.ts';
 import type { Logger } from '../../base/log.ts';
-import { parseNbdUri } from '../nbd-uri.ts';
+import { loadClientCredentials } from '../../transport/tls-credentials.ts';
+import { type NbdTls, parseNbdUri } from '../nbd-uri.ts';
 import { type BackoffOptions, DEFAULT_BACKOFF } from './backoff.ts';
+import type { Security } from './connection.ts';
 import { NbdDevice } from './device.ts';
 import { NbdLink } from './link.ts';
 import { openError } from './open-error.ts';
@@ -35,16 +37,20 @@ export interface OpenNbdOptions {
 }
 
 /**
- * Connects to the export that `uri` names (nbd://HOST[:PORT]/EXPORT or nbd+unix:///EXPORT?socket=PATH).
+ * Connects to the export that `uri` names (nbd://HOST[:PORT]/EXPORT or nbd+unix:///EXPORT?socket=PATH; with TLS
+ * nbds and nbds+unix, see {@link parseNbdUri}).
  * The first connection is tried once; later ones are renewed until the device is closed.
  * @throws UsageError when the URI is wrong
- * @throws OperationError when the server can't be reached, refuses, or has an export that can't be used
+ * @throws OperationError when the server can't be reached, refuses, can't be trusted, or has an export that can't be
+ *   used; also when the TLS files are missing or wrong
  */
 export async function openNbdDevice(uri: string, options: OpenNbdOptions): Promise<NbdDevice> {
   const address = parseNbdUri(uri);
   const logger = options.logger.child({ upstream: uri });
+  const security = address.tls && (await secure(address.tls, logger));
   const link = new NbdLink(
     address,
+    security,
     {
       connectTimeoutMs: options.connectTimeoutMs ?? 10_000,
       requestTimeoutMs: options.requestTimeoutMs ?? 0,
@@ -65,6 +71,13 @@ export async function openNbdDevice(uri: string, options: OpenNbdOptions): Promi
     await link.close();
     throw error instanceof Error ? openError(address, error) : error;
   }
+}
+
+async function secure(tls: NbdTls, logger: Logger): Promise<Security> {
+  const { dir, pskFile, username, hostname } = tls;
+  const credentials = await loadClientCredentials({ dir, pskFile, pskUser: username });
+  for (const warning of credentials.warnings) logger.warn(warning);
+  return { credentials, serverName: hostname };
 }
 
 export { type NbdAddress, parseNbdUri } from '../nbd-uri.ts';

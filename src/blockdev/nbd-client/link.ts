@@ -8,18 +8,26 @@
 // connection late, after newer ones of the new connection. No client can know.
 import { BlockError } from '../../base/errors.ts';
 import { type Deferred, deferred } from '../../base/lifecycle.ts';
+import { GiB } from '../../base/limits.ts';
 import type { Logger } from '../../base/log.ts';
-import type { NbdExport } from '../../nbdwire/client-export.ts';
+import type { NbdExport, TransmissionStyle } from '../../nbdwire/client-export.ts';
 import { replyErrorName } from '../../nbdwire/client-replies.ts';
 import { NBD_CMD, NBD_FLAG_READ_ONLY, NBD_FLAG_SEND_FLUSH } from '../../nbdwire/constants.ts';
+import type { StatusList } from '../../nbdwire/status-list.ts';
 import type { NbdAddress } from '../nbd-uri.ts';
 import type { BackoffOptions } from './backoff.ts';
-import { Connection, type ConnectionOptions, type ConnectionOwner, lossMessage } from './connection.ts';
+import {
+  Connection,
+  type ConnectionOptions,
+  type ConnectionOwner,
+  lossMessage,
+  type Security,
+} from './connection.ts';
 import { Durability } from './durability.ts';
 import { whatChanged } from './export-change.ts';
 import { type LinkEvent, type LinkState, nextLinkState } from './link-states.ts';
 import { Outage } from './outage.ts';
-import { Replay } from './replay.ts';
+import { Replay, splitEntries } from './replay.ts';
 import { type Request, RequestPool, RequestQueue } from './request.ts';
 
 export interface LinkOptions extends ConnectionOptions {
@@ -30,15 +38,24 @@ export interface LinkOptions extends ConnectionOptions {
   readonly backoff: BackoffOptions;
 }
 
+/** Largest change that is sent once more without extended headers, bytes: a multiple of every block size. */
+const COMPACT_CHANGE_BYTES = 1 * GiB;
+
+/** Connections that a request may cost, by what the server sends in reply, before it fails. */
+const MAX_BREAKS = 3;
+
 /** How long a server may take to end a connection that was told DISC. */
 const GOODBYE_MS = 2000;
 
 export class NbdLink implements ConnectionOwner {
   readonly #address: NbdAddress;
+  readonly #security: Security | undefined;
   readonly #options: LinkOptions;
   readonly #log: Logger;
   #state: LinkState = 'idle';
   #export: NbdExport | undefined;
+  /** Of the present connection. */
+  #style: TransmissionStyle = 'simple';
   readonly #opened: Deferred<NbdExport> = deferred();
   readonly #closed: Deferred<void> = deferred();
   #connection: Connection | undefined;
@@ -58,8 +75,9 @@ export class NbdLink implements ConnectionOwner {
   #durability: Durability;
   #replay: Replay | undefined;
 
-  constructor(address: NbdAddress, options: LinkOptions, log: Logger) {
+  constructor(address: NbdAddress, security: Security | undefined, options: LinkOptions, log: Logger) {
     this.#address = address;
+    this.#security = security;
     this.#options = options;
     this.#log = log;
     this.#durability = new Durability(undefined, () => {});
@@ -90,6 +108,21 @@ export class NbdLink implements ConnectionOwner {
     const refusal = this.#refusal();
     if (refusal) return Promise.reject(refusal);
     const request = this.#make(command, flags, offset, length, buffer);
+    const promise = request.promise();
+    this.#enqueue(request);
+    return promise;
+  }
+
+  /**
+   * Asks for the allocation of a range.
+   * @param status where the answer goes: something of the range's start at least
+   * @throws BlockError (rejects) as `submit` does
+   */
+  blockStatus(offset: number, length: number, status: StatusList): Promise<void> {
+    const refusal = this.#refusal();
+    if (refusal) return Promise.reject(refusal);
+    const request = this.#make(NBD_CMD.BLOCK_STATUS, 0, offset, length, undefined);
+    request.status = status;
     const promise = request.promise();
     this.#enqueue(request);
     return promise;
@@ -127,7 +160,7 @@ export class NbdLink implements ConnectionOwner {
   readonly #enter: Readonly<Record<LinkState, () => void>> = {
     idle: () => {},
     dialing: () => {
-      this.#connection = new Connection(this.#address, this.#options, this);
+      this.#connection = new Connection(this.#address, this.#security, this.#options, this);
     },
     handshake: () => {},
     replaying: () => this.#startReplay(),
@@ -167,7 +200,7 @@ export class NbdLink implements ConnectionOwner {
     if (this.#state === 'dialing') this.#dispatch('connected');
   }
 
-  ready(found: NbdExport): void {
+  ready(_connection: Connection, found: NbdExport): void {
     if (this.#state !== 'handshake') return;
     const changed = this.#export && whatChanged(this.#export, found);
     if (changed !== undefined) {
@@ -176,6 +209,7 @@ export class NbdLink implements ConnectionOwner {
       this.#dispatch('refused');
       return;
     }
+    this.#style = found.style;
     if (!this.#export) this.#begin(found);
     else
       this.#log.info({ unflushed: this.#durability.unflushed, waiting: this.#pending }, 'NBD server is back');
@@ -187,10 +221,9 @@ export class NbdLink implements ConnectionOwner {
     if (this.#state === 'live' || this.#state === 'replaying') this.#dispatch('leave');
   }
 
-  lost(error: Error): void {
-    const connection = this.#connection!;
+  lost(connection: Connection, error: Error): void {
     this.#connection = undefined;
-    this.#takeBack(connection);
+    this.#takeBack(connection, error);
     if (this.#state === 'failed') return;
     if (this.#state === 'closing') {
       this.#dispatch('lost');
@@ -215,17 +248,23 @@ export class NbdLink implements ConnectionOwner {
     this.#opened.resolve(found);
   }
 
-  #takeBack(connection: Connection): void {
+  #takeBack(connection: Connection, reason: Error): void {
     const changes: Request[] = [];
     const others: Request[] = [];
+    const broken: Request[] = [];
     for (const request of connection.takeUnanswered()) {
       if (request.origin === 'replay') this.#pool.give(request);
+      else if (request.breaks >= MAX_BREAKS) broken.push(request);
       else (request.changesDisk ? changes : others).push(request);
     }
     this.#changes.unshift(changes);
     this.#others.unshift(others);
     this.#replay = undefined;
     this.#durability.connectionLost(this.#serial);
+    for (const request of broken) {
+      const words = `${this.#address.uri}: ${request}: ${lossMessage(reason)}, time and again`;
+      this.#fail(request, new BlockError('EIO', words));
+    }
   }
 
   #noteOutage(connection: Connection, error: Error): void {
@@ -303,14 +342,8 @@ export class NbdLink implements ConnectionOwner {
     return this.#changes.shift();
   }
 
-  answered(request: Request, errorValue: number): void {
-    const error =
-      errorValue === 0
-        ? undefined
-        : new BlockError(
-            replyErrorName(errorValue),
-            `${this.#address.uri}: ${request}: the server answered ${replyErrorName(errorValue)}`,
-          );
+  answered(request: Request): void {
+    const error = request.progress.error === 0 ? undefined : this.#serverError(request);
     if (request.origin === 'replay') {
       this.#replayed(request, error);
     } else if (request.changesDisk) {
@@ -323,6 +356,13 @@ export class NbdLink implements ConnectionOwner {
     } else {
       this.#settle(request, error);
     }
+  }
+
+  #serverError(request: Request): BlockError {
+    const { error, errorText } = request.progress;
+    const name = replyErrorName(error);
+    const words = errorText === '' ? '' : `: ${errorText}`;
+    return new BlockError(name, `${this.#address.uri}: ${request}: the server answered ${name}${words}`);
   }
 
   #checkpoint(): void {
@@ -348,16 +388,22 @@ export class NbdLink implements ConnectionOwner {
   #failWaiting(error: BlockError): void {
     for (const queue of [this.#others, this.#changes]) {
       for (let request = queue.shift(); request; request = queue.shift()) {
-        if (request.command === NBD_CMD.FLUSH) this.#durability.flushAbandoned();
-        this.#settle(request, error);
+        this.#fail(request, error);
       }
     }
+  }
+
+  /** Fails a request that isn't on a connection. */
+  #fail(request: Request, error: BlockError): void {
+    if (request.command === NBD_CMD.FLUSH) this.#durability.flushAbandoned();
+    this.#settle(request, error);
   }
 
   // Replaying.
 
   #startReplay(): void {
-    this.#replay = new Replay(this.#durability.toReplay());
+    const largest = this.#style === 'extended' ? Number.MAX_SAFE_INTEGER : COMPACT_CHANGE_BYTES;
+    this.#replay = new Replay(splitEntries(this.#durability.toReplay(), largest));
     if (this.#replay.finished) this.#dispatch('replayed');
     else this.#connection?.wake();
   }

@@ -1,5 +1,6 @@
 // Sends kept changes once more, oldest first. Changes that overlap never travel together, since a server may carry
 // out what is in flight in any order; all others do, since one at a time would take a round trip each.
+import { chunksOf } from './chunks.ts';
 import type { LogEntry } from './unflushed-log.ts';
 
 export class Replay {
@@ -36,4 +37,20 @@ export class Replay {
   answered(entry: LogEntry): void {
     this.#inFlight.delete(entry);
   }
+}
+
+/**
+ * Cuts changes without data that are larger than one request may be: they may have been made on a connection of
+ * another style.
+ */
+export function splitEntries(entries: readonly LogEntry[], largestBytes: number): readonly LogEntry[] {
+  if (entries.every((entry) => entry.length <= largestBytes)) return entries;
+  return entries.flatMap((entry) => {
+    if (entry.length <= largestBytes) return entry;
+    return Array.from(chunksOf(entry.length, largestBytes), ({ start, end }) => ({
+      ...entry,
+      offset: entry.offset + start,
+      length: end - start,
+    }));
+  });
 }

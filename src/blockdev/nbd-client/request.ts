@@ -1,12 +1,14 @@
 // A request from submission to answer, and queues of them. Requests are reused, and chained through themselves, so
 // that a busy device allocates only the promise that its caller waits for.
 import { NBD_CMD, nameOf } from '../../nbdwire/constants.ts';
+import { type AwaitedRequest, ReplyProgress } from '../../nbdwire/reply-progress.ts';
+import type { StatusList } from '../../nbdwire/status-list.ts';
 import type { LogEntry } from './unflushed-log.ts';
 
 /** Who asked: decides what an answer leads to. */
 export type RequestOrigin = 'caller' | 'replay' | 'checkpoint';
 
-export class Request {
+export class Request implements AwaitedRequest {
   origin: RequestOrigin = 'caller';
   /** One of NBD_CMD, and its NBD_CMD_FLAG_... */
   command = 0;
@@ -15,6 +17,8 @@ export class Request {
   length = 0;
   /** WRITE: the data. READ: where it goes. Lent by the caller until the answer. */
   buffer: Buffer | undefined;
+  /** BLOCK_STATUS: where the extents go. */
+  status: StatusList | undefined;
   /** Order of submission; its low 32 bits are half of the cookie. */
   serial = 0;
   /** FLUSH: what it covers, as the unflushed log counts. */
@@ -29,7 +33,9 @@ export class Request {
   sentAtMs = 0;
   /** The batch that it left in, to know whether all of it has left. */
   batch = 0;
-  error = 0;
+  readonly progress = new ReplyProgress();
+  /** Connections that had to be given up because of what came in reply to it. */
+  breaks = 0;
 
   next: Request | undefined;
   resolve: (() => void) | undefined;
@@ -111,6 +117,8 @@ export class RequestPool {
   give(request: Request): void {
     if (this.#free.length >= MAX_FREE_REQUESTS) return;
     request.buffer = undefined;
+    request.status = undefined;
+    request.breaks = 0;
     request.entry = undefined;
     request.next = undefined;
     request.resolve = undefined;

@@ -38,7 +38,7 @@ describe('close', () => {
   it('waits for calls of several requests to make all of theirs', async () => {
     const server = await startServer({ flags: ALL_FLAGS - NBD_FLAG_SEND_WRITE_ZEROES, sizeBytes: 16 << 20 });
     server.cached.fill(1);
-    const { device } = await open(server.uri);
+    const { device } = await open(server.uri, { closeTimeoutMs: 20_000 });
     const trimmed = device.trim(0, 16 << 20, false);
     await Promise.all([device.close(), trimmed]);
     expect(server.durable.every((byte) => byte === 0)).toBe(true);

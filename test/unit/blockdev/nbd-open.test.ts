@@ -31,9 +31,11 @@ async function listener(serve: (socket: Socket) => void): Promise<string> {
   return `nbd://127.0.0.1:${(server.address() as AddressInfo).port}/disk`;
 }
 
-/** All bytes of a good server's side of the handshake, for a disk of 1 MiB. */
+/** All bytes of a good server's side of the handshake, for a disk of 1 MiB; nothing newer than GO is known to it. */
 const GOOD = Buffer.concat([
   Buffer.from('NBDMAGICIHAVEOPT\0\x03', 'latin1'),
+  Buffer.from('0003e889045565a9' + '0000000b' + '80000001' + '00000000', 'hex'),
+  Buffer.from('0003e889045565a9' + '00000008' + '80000001' + '00000000', 'hex'),
   Buffer.from(
     '0003e889045565a90000000700000003' + '0000000e0003' + '00000200' + '00001000' + '02000000',
     'hex',

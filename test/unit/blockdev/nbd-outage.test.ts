@@ -122,11 +122,19 @@ describe('whatChanged', () => {
     minBlockBytes: 512,
     preferredBlockBytes: 4096,
     maxPayloadBytes: 65536,
-  };
+    style: 'structured',
+    allocationId: 1,
+  } as const;
 
   it('accepts the same, and what only got better', () => {
     expect(whatChanged(before, before)).toBeUndefined();
-    const better = { ...before, flags: ALL_FLAGS, minBlockBytes: 1, maxPayloadBytes: 1 << 20 };
+    const better = {
+      ...before,
+      style: 'extended' as const,
+      flags: ALL_FLAGS,
+      minBlockBytes: 1,
+      maxPayloadBytes: 1 << 20,
+    };
     expect(whatChanged(before, better)).toBeUndefined();
   });
 

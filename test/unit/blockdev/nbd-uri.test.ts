@@ -1,7 +1,7 @@
 // NBD URIs: what they mean, and what is wrong with those that mean nothing.
 import { describe, expect, it } from 'vitest';
-import { OperationError, UsageError } from '../../../src/base/errors.ts';
-import { type NbdAddress, parseNbdUri } from '../../../src/blockdev/nbd-uri.ts';
+import { UsageError } from '../../../src/base/errors.ts';
+import { type NbdAddress, type NbdTls, parseNbdUri, secureForm } from '../../../src/blockdev/nbd-uri.ts';
 
 type Expected = Partial<{ host: string; port: number; path: string; exportName: string }>;
 
@@ -69,7 +69,7 @@ describe('parseNbdUri', () => {
     [`nbd://host/${'a'.repeat(4097)}`, /at most 4096 bytes/],
     [`nbd://host/${'%C3%BC'.repeat(2049)}`, /at most 4096 bytes/],
     ['nbd://host/?socket=s', /nbd\+unix/],
-    ['nbd://host/?x-colour=red', /unknown parameter "x-colour"; allowed: socket/],
+    ['nbd://host/?x-colour=red', /unknown parameter "x-colour"; allowed: socket, tls-type/],
     ['nbd+unix:///x', /socket is missing/],
     ['nbd+unix:///x?socket=', /socket is missing/],
     ['nbd+unix:///x?socket', /socket is missing/],
@@ -78,6 +78,17 @@ describe('parseNbdUri', () => {
     ['nbd+unix:///x?socket=a&socket=b', /twice/],
     ['nbd+unix:///x?socket=a%00b', /no NUL/],
     [`nbd+unix:///x?socket=/${'a'.repeat(107)}`, /at most 107 bytes/],
+    ['nbds://host/x', /tls-certificates=DIR or tls-psk-file=FILE/],
+    ['nbds+unix:///x?socket=s', /tls-certificates=DIR or tls-psk-file=FILE/],
+    ['nbds://host/x?tls-certificates=d&tls-psk-file=k', /either/],
+    ['nbds://host/x?tls-certificates=', /either/],
+    ['nbds://host/x?tls-type=psk&tls-certificates=d', /either/],
+    ['nbds://host/x?tls-type=anon', /x509 and psk/],
+    ['nbds://host/x?tls-certificates=d&tls-verify-peer=0', /always verified/],
+    ['nbds://host/x?tls-certificates=d&socket=s', /nbd\+unix/],
+    ['nbds://a%ff@host/x?tls-psk-file=k', /percent-encoded/],
+    ['nbd://host/x?tls-certificates=d', /only with TLS/],
+    ['nbd+unix:///x?socket=s&tls-hostname=h', /only with TLS/],
     ['nbd+unix:///x?sokcet=a', /unknown parameter "sokcet"/],
   ];
   it.each(WRONG)('refuses %s', (uri, words) => {
@@ -87,11 +98,44 @@ describe('parseNbdUri', () => {
     expect(parse).toThrow(JSON.stringify(uri));
   });
 
-  it.each(['nbds://host/x', 'NBDS://host', 'nbds+unix:///x?socket=s', 'nbd://host/x?tls-type=psk'])(
-    'says that TLS comes later: %s',
-    (uri) => {
-      expect(() => parseNbdUri(uri)).toThrow(OperationError);
-      expect(() => parseNbdUri(uri)).toThrow(/TLS.*comes later/);
-    },
-  );
+  const TLS: Array<[string, Expected, Partial<NbdTls>]> = [
+    [
+      'nbds://disk.example/x?tls-certificates=/etc/pki/nbd',
+      { host: 'disk.example', port: 10809, exportName: 'x' },
+      { dir: '/etc/pki/nbd', pskFile: undefined, username: undefined, hostname: 'disk.example' },
+    ],
+    [
+      'NBDS://alice@10.0.0.7:1/?tls-psk-file=/k%20eys.psk',
+      { host: '10.0.0.7', port: 1, exportName: '' },
+      { dir: undefined, pskFile: '/k eys.psk', username: 'alice', hostname: '10.0.0.7' },
+    ],
+    ['nbds://h?tls-psk-file=k&tls-username=bob&tls-type=psk', { host: 'h' }, { username: 'bob' }],
+    ['nbds://h?tls-certificates=d&tls-hostname=other&tls-type=x509', { host: 'h' }, { hostname: 'other' }],
+    ['nbds://h?tls-certificates=d&tls-verify-peer=1', { host: 'h' }, { hostname: 'h' }],
+    ['nbds://[::1]:7/?tls-certificates=d', { host: '::1' }, { hostname: '::1' }],
+    [
+      'nbds+unix:///x?socket=/s&tls-certificates=d',
+      { path: '/s', exportName: 'x' },
+      { hostname: 'localhost' },
+    ],
+    ['nbds+unix://alice@/x?socket=/s&tls-psk-file=k', { path: '/s' }, { username: 'alice' }],
+    ['nbds+unix:///?socket=s&tls-hostname=h&tls-certificates=d', { path: 's' }, { hostname: 'h' }],
+  ];
+  it.each(TLS)('reads %s', (uri, place, tls) => {
+    const address = parseNbdUri(uri);
+    expect(address).toMatchObject({ uri, ...place });
+    expect(address.tls).toMatchObject(tls);
+  });
+
+  it('means no TLS without the s', () => {
+    expect(parseNbdUri('nbd://host/x').tls).toBeUndefined();
+    expect(parseNbdUri('nbd+unix:///x?socket=s').tls).toBeUndefined();
+  });
+
+  it.each([
+    ['nbd://h:1/x', 'nbds://h:1/x?tls-certificates=DIR'],
+    ['nbd+unix:///x?socket=s', 'nbds+unix:///x?socket=s&tls-certificates=DIR'],
+  ])('names the secure form of %s', (uri, start) => {
+    expect(secureForm(uri).startsWith(start)).toBe(true);
+  });
 });

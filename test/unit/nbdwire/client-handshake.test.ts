@@ -28,9 +28,16 @@ const u64 = (value: bigint): Buffer => {
 const join = (...parts: Buffer[]): Buffer => Buffer.concat(parts);
 
 const GREETING = Buffer.from('NBDMAGICIHAVEOPT');
-const greeting = (flags = 3): Buffer => join(GREETING, u16(flags));
 const reply = (option: number, type: number, data: Buffer = Buffer.alloc(0), length = data.length): Buffer =>
   join(Buffer.from('0003e889045565a9', 'hex'), u32(option), u32(type), u32(length), data);
+const bareGreeting = (flags = 3): Buffer => join(GREETING, u16(flags));
+/** Of a server that has GO and nothing newer. */
+const greeting = (flags = 3): Buffer =>
+  (flags & 1) === 0 ? bareGreeting(flags) : join(bareGreeting(flags), deny(11), deny(8));
+const deny = (id: number, type = NBD_REP_ERR.UNSUP): Buffer => reply(id, type);
+const grant = (id: number): Buffer => reply(id, NBD_REP.ACK);
+const context = (id: number, name = 'base:allocation'): Buffer =>
+  reply(NBD_OPT.SET_META_CONTEXT, NBD_REP.META_CONTEXT, join(u32(id), Buffer.from(name)));
 const infoExport = (size = SIZE, flags = FLAGS): Buffer =>
   reply(NBD_OPT.GO, NBD_REP.INFO, join(u16(0), u64(size), u16(flags)));
 const infoBlockSize = (min: number, preferred: number, max: number): Buffer =>
@@ -43,15 +50,28 @@ const option = (id: number, data: Buffer): Buffer =>
 const go = (name: string): Buffer =>
   option(NBD_OPT.GO, join(u32(Buffer.byteLength(name)), Buffer.from(name), u16(1), u16(NBD_INFO.BLOCK_SIZE)));
 
+const none = Buffer.alloc(0);
+const withContext = (bytes: Buffer): Buffer => join(bareGreeting(), grant(11), bytes);
+/** What is asked for on the way to GO, and refused by a server that knows none of it. */
+const newer = join(option(NBD_OPT.EXTENDED_HEADERS, none), option(NBD_OPT.STRUCTURED_REPLY, none));
+const setContext = (name: string): Buffer =>
+  option(
+    NBD_OPT.SET_META_CONTEXT,
+    join(
+      ...[u32(Buffer.byteLength(name)), Buffer.from(name), u32(1)],
+      ...[u32('base:allocation'.length), Buffer.from('base:allocation')],
+    ),
+  );
+
 interface Talk {
   readonly handshake: ClientHandshake;
   readonly sent: () => Buffer;
 }
 
-function talk(exportName = 'disk'): Talk {
+function talk(exportName = 'disk', tls = false): Talk {
   const sent: Buffer[] = [];
   return {
-    handshake: new ClientHandshake(exportName, (bytes) => sent.push(bytes)),
+    handshake: new ClientHandshake({ exportName, tls }, (bytes) => sent.push(bytes)),
     sent: () => join(...sent),
   };
 }
@@ -82,10 +102,12 @@ const EXPORT = {
   preferredBlockBytes: 4096,
   maxPayloadBytes: 32 * 1024 * 1024,
 };
+const SIMPLE = { ...EXPORT, style: 'simple', allocationId: undefined };
+const { EXTENDED_HEADERS, STRUCTURED_REPLY, SET_META_CONTEXT } = NBD_OPT;
 
 describe('ClientHandshake', () => {
   const conversations: Array<[string, Buffer, Buffer, object]> = [
-    ['GO', join(greeting(), infoExport(), ack()), join(u32(3), go('disk')), EXPORT],
+    ['GO', join(greeting(), infoExport(), ack()), join(u32(3), newer, go('disk')), SIMPLE],
     [
       'GO with block sizes before the export, and information it has no use for',
       join(
@@ -96,26 +118,62 @@ describe('ClientHandshake', () => {
         infoExport(),
         ack(),
       ),
-      join(u32(3), go('disk')),
-      { ...EXPORT, minBlockBytes: 4096, preferredBlockBytes: 65536, maxPayloadBytes: 1 << 20 },
+      join(u32(3), newer, go('disk')),
+      { ...SIMPLE, minBlockBytes: 4096, preferredBlockBytes: 65536, maxPayloadBytes: 1 << 20 },
     ],
     [
       'EXPORT_NAME after GO was not known, forgetting what was said before',
       join(greeting(), infoBlockSize(4096, 4096, 4096), refuse(NBD_REP_ERR.UNSUP), u64(SIZE), u16(FLAGS)),
-      join(u32(3), go('disk'), option(NBD_OPT.EXPORT_NAME, Buffer.from('disk'))),
-      EXPORT,
+      join(u32(3), newer, go('disk'), option(NBD_OPT.EXPORT_NAME, Buffer.from('disk'))),
+      SIMPLE,
     ],
     [
       'EXPORT_NAME with its zeroes, from a server that knows nothing newer',
       join(greeting(1), refuse(NBD_REP_ERR.UNSUP, 'eh?'), u64(SIZE), u16(FLAGS), Buffer.alloc(124)),
-      join(u32(1), go('disk'), option(NBD_OPT.EXPORT_NAME, Buffer.from('disk'))),
-      EXPORT,
+      join(u32(1), newer, go('disk'), option(NBD_OPT.EXPORT_NAME, Buffer.from('disk'))),
+      SIMPLE,
     ],
     [
       'newstyle that is not fixed',
       join(greeting(0), u64(SIZE), u16(FLAGS), Buffer.alloc(124)),
       join(u32(0), option(NBD_OPT.EXPORT_NAME, Buffer.from('disk'))),
-      EXPORT,
+      SIMPLE,
+    ],
+    [
+      'extended headers, with allocation',
+      join(
+        ...[bareGreeting(), grant(EXTENDED_HEADERS), context(7), grant(SET_META_CONTEXT)],
+        ...[infoExport(), ack()],
+      ),
+      join(u32(3), option(EXTENDED_HEADERS, none), setContext('disk'), go('disk')),
+      { ...SIMPLE, style: 'extended', allocationId: 7 },
+    ],
+    [
+      'structured replies, with allocation under an id that is 0',
+      join(
+        ...[bareGreeting(), deny(EXTENDED_HEADERS), grant(STRUCTURED_REPLY), context(0)],
+        ...[grant(SET_META_CONTEXT), infoExport(), ack()],
+      ),
+      join(u32(3), newer, setContext('disk'), go('disk')),
+      { ...SIMPLE, style: 'structured', allocationId: 0 },
+    ],
+    [
+      'structured replies from a server without allocation',
+      join(
+        ...[bareGreeting(), deny(EXTENDED_HEADERS, NBD_REP_ERR.POLICY), grant(STRUCTURED_REPLY)],
+        ...[grant(SET_META_CONTEXT), infoExport(), ack()],
+      ),
+      join(u32(3), newer, setContext('disk'), go('disk')),
+      { ...SIMPLE, style: 'structured', allocationId: undefined },
+    ],
+    [
+      'a context that was taken back by an error',
+      join(
+        ...[bareGreeting(), deny(EXTENDED_HEADERS), grant(STRUCTURED_REPLY), context(3)],
+        ...[deny(SET_META_CONTEXT, NBD_REP_ERR.UNKNOWN), infoExport(), ack()],
+      ),
+      join(u32(3), newer, setContext('disk'), go('disk')),
+      { ...SIMPLE, style: 'structured', allocationId: undefined },
     ],
   ];
 
@@ -151,7 +209,7 @@ describe('ClientHandshake', () => {
     for (const name of ['', 'größe/ディスク', 'a'.repeat(4096)]) {
       const { handshake, sent } = talk(name);
       handshake.push(greeting());
-      expect(sent().equals(join(u32(3), go(name)))).toBe(true);
+      expect(sent().equals(join(u32(3), newer, go(name)))).toBe(true);
     }
   });
 
@@ -163,13 +221,13 @@ describe('ClientHandshake', () => {
 
   it('sends its request in one piece', () => {
     const sent: Buffer[] = [];
-    new ClientHandshake('disk', (bytes) => sent.push(bytes)).push(greeting());
-    expect(sent).toHaveLength(2);
+    new ClientHandshake({ exportName: 'disk', tls: false }, (bytes) => sent.push(bytes)).push(greeting());
+    expect(sent).toHaveLength(4);
   });
 
   const REFUSALS: Array<[number, HandshakeErrorKind, RegExp]> = [
     [NBD_REP_ERR.UNKNOWN, 'unknown-export', /no export "disk"/],
-    [NBD_REP_ERR.TLS_REQD, 'tls-required', /requires TLS.*comes later/],
+    [NBD_REP_ERR.TLS_REQD, 'tls-required', /requires TLS/],
     [NBD_REP_ERR.SHUTDOWN, 'shutting-down', /shutting down/],
     [NBD_REP_ERR.POLICY, 'refused', /POLICY/],
     [NBD_REP_ERR.BLOCK_SIZE_REQD, 'refused', /BLOCK_SIZE_REQD/],
@@ -214,6 +272,33 @@ describe('ClientHandshake', () => {
     ['a reply type out of place', join(greeting(), reply(NBD_OPT.GO, NBD_REP.SERVER)), 'protocol', /SERVER/],
     ['a reply type that does not exist', join(greeting(), reply(NBD_OPT.GO, 77)), 'protocol', /77/],
     ['success without a size', join(greeting(), ack()), 'protocol', /without telling its size/],
+    [
+      'information in reply to another option',
+      join(bareGreeting(), reply(EXTENDED_HEADERS, NBD_REP.INFO, none)),
+      'protocol',
+      /EXTENDED_HEADERS with reply type INFO/,
+    ],
+    [
+      'GO refused as unknown behind extended headers',
+      join(bareGreeting(), grant(EXTENDED_HEADERS), grant(SET_META_CONTEXT), refuse(NBD_REP_ERR.UNSUP)),
+      'refused',
+      /UNSUP/,
+    ],
+    ['a context that was not asked for', withContext(context(1, 'evil:\u202e')), 'protocol', /"evil:\?"/],
+    ['a context twice', withContext(join(context(1), context(2))), 'protocol', /twice/],
+    ['a context in 3 bytes', withContext(reply(SET_META_CONTEXT, 4, Buffer.alloc(3))), 'protocol', /3 bytes/],
+    [
+      'a server that insists on TLS at once',
+      join(bareGreeting(), deny(11, NBD_REP_ERR.TLS_REQD)),
+      'tls-required',
+      /TLS/,
+    ],
+    [
+      'a server that goes down meanwhile',
+      join(bareGreeting(), deny(11), deny(8, NBD_REP_ERR.SHUTDOWN)),
+      'shutting-down',
+      /down/,
+    ],
     [
       'information without a type',
       join(greeting(), reply(NBD_OPT.GO, NBD_REP.INFO, u16(0).subarray(1))),
@@ -308,7 +393,9 @@ describe('ClientHandshake', () => {
     for (const size of [1, 5, 1000]) {
       const server = new ServerHandshake({ list: () => [found], find: () => found });
       const toServer: Buffer[] = [];
-      const handshake = new ClientHandshake('disk', (bytes) => toServer.push(bytes));
+      const handshake = new ClientHandshake({ exportName: 'disk', tls: false }, (bytes) =>
+        toServer.push(bytes),
+      );
       let pending: Buffer = Buffer.alloc(0);
       for (let turn = 0; turn < 20 && handshake.state !== 'done'; turn += 1) {
         feed(handshake, join(...server.takeOutput()), size);
@@ -317,8 +404,51 @@ describe('ClientHandshake', () => {
           pending = pending.subarray(server.step(pending, 0, pending.length));
         }
       }
-      expect(handshake.result).toEqual(EXPORT);
+      expect(handshake.result).toMatchObject(EXPORT);
       expect(server.outcome).toMatchObject({ kind: 'transmission', target: found });
     }
+  });
+});
+
+describe('ClientHandshake with TLS', () => {
+  const starttls = option(NBD_OPT.STARTTLS, none);
+
+  it('asks for TLS before anything else, and goes on only once it is secured', () => {
+    const { handshake, sent } = talk('disk', true);
+    feed(handshake, join(bareGreeting(), grant(NBD_OPT.STARTTLS)), 1);
+    expect(handshake.state).toBe('securing');
+    expect(sent().equals(join(u32(3), starttls))).toBe(true);
+    handshake.secured();
+    expect(sent().equals(join(u32(3), starttls, option(EXTENDED_HEADERS, none)))).toBe(true);
+    feed(handshake, join(deny(11), deny(8), infoExport(), ack()), 3);
+    expect(handshake.result).toEqual(SIMPLE);
+  });
+
+  it.each([1, 3, 36, 1000])('takes no plain text behind the answer to STARTTLS, in pieces of %d', (size) => {
+    const injected = join(bareGreeting(), grant(NBD_OPT.STARTTLS), deny(11), deny(8), infoExport(), ack());
+    const { handshake, sent } = talk('disk', true);
+    const error = failure(handshake, injected, size);
+    expect(error.kind).toBe('tls-refused');
+    expect(error.message).toMatch(/plain text behind its answer to STARTTLS/);
+    expect(sent().equals(join(u32(3), starttls))).toBe(true);
+  });
+
+  it.each([NBD_REP_ERR.UNSUP, NBD_REP_ERR.POLICY, NBD_REP_ERR.INVALID, 2 ** 31 + 999])(
+    'never goes on without TLS: %d',
+    (type) => {
+      const { handshake, sent } = talk('disk', true);
+      const error = failure(handshake, join(bareGreeting(), reply(NBD_OPT.STARTTLS, type)));
+      expect(error.kind).toBe('tls-refused');
+      expect(sent().equals(join(u32(3), starttls, option(NBD_OPT.ABORT, none)))).toBe(true);
+    },
+  );
+
+  it('never goes on without TLS: newstyle that is not fixed, or an answer with data', () => {
+    const old = talk('disk', true);
+    expect(failure(old.handshake, bareGreeting(0)).kind).toBe('tls-refused');
+    expect(old.sent()).toHaveLength(0);
+    const odd = talk('disk', true).handshake;
+    const bytes = join(bareGreeting(), reply(NBD_OPT.STARTTLS, NBD_REP.ACK, Buffer.from('x')));
+    expect(failure(odd, bytes).kind).toBe('protocol');
   });
 });

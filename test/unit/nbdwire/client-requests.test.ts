@@ -1,9 +1,20 @@
 // Request headers, against the layout that the server reads them with.
 import fc from 'fast-check';
 import { expect, it } from 'vitest';
-import { disconnectRequest, encodeRequest } from '../../../src/nbdwire/client-requests.ts';
-import { NBD_CMD, NBD_REQUEST_BYTES, NBD_REQUEST_MAGIC } from '../../../src/nbdwire/constants.ts';
+import {
+  disconnectRequest,
+  encodeExtendedRequest,
+  encodeRequest,
+} from '../../../src/nbdwire/client-requests.ts';
+import {
+  NBD_CMD,
+  NBD_CMD_FLAG_PAYLOAD_LEN,
+  NBD_EXTENDED_REQUEST_MAGIC,
+  NBD_REQUEST_BYTES,
+  NBD_REQUEST_MAGIC,
+} from '../../../src/nbdwire/constants.ts';
 import { requestStruct } from '../../../src/nbdwire/request.ts';
+import { extendedRequestStruct } from '../../../src/nbdwire/structured-layouts.ts';
 
 it('writes the bytes of the specification', () => {
   const bytes = Buffer.alloc(30, 0xee);
@@ -38,9 +49,33 @@ it('agrees with the layout for all values', () => {
 });
 
 it('disconnects with a request of zeroes', () => {
-  expect(requestStruct.decode(disconnectRequest())).toMatchObject({
-    type: NBD_CMD.DISC,
-    offset: 0n,
-    length: 0,
-  });
+  for (const [extended, layout] of [
+    [false, requestStruct],
+    [true, extendedRequestStruct],
+  ] as const) {
+    const zeroes = extended
+      ? { type: NBD_CMD.DISC, offset: 0n, length: 0n }
+      : { type: NBD_CMD.DISC, length: 0 };
+    expect(layout.decode(disconnectRequest(extended))).toMatchObject(zeroes);
+  }
+});
+
+it('encodes an extended request as its layout says, announcing the payload of a WRITE', () => {
+  const number = fc.integer({ min: 0, max: Number.MAX_SAFE_INTEGER });
+  fc.assert(
+    fc.property(fc.nat(8), fc.nat(16), number, number, (type, flags, offset, length) => {
+      const bytes = Buffer.alloc(40, 0xee);
+      encodeExtendedRequest(bytes, 4, type, flags, 7, 9, offset, length);
+      expect(bytes.readUInt32BE(0)).toBe(0xeeeeeeee);
+      expect(bytes.readUInt32BE(36)).toBe(0xeeeeeeee);
+      expect(extendedRequestStruct.decode(bytes, 4)).toEqual({
+        magic: NBD_EXTENDED_REQUEST_MAGIC,
+        flags: type === NBD_CMD.WRITE ? flags | NBD_CMD_FLAG_PAYLOAD_LEN : flags,
+        type,
+        cookie: 7n * 2n ** 32n + 9n,
+        offset: BigInt(offset),
+        length: BigInt(length),
+      });
+    }),
+  );
 });
