@@ -24,7 +24,7 @@ export async function withIdleConnections<T>(
 
 async function open(port: number, exportName: string): Promise<Socket> {
   const socket = createConnection({ port, host: '127.0.0.1' });
-  const handshake = new ClientHandshake(exportName, (bytes) => socket.write(bytes));
+  const handshake = new ClientHandshake({ exportName, tls: false }, (bytes) => socket.write(bytes));
   const done = new Promise<true>((resolve, reject) => {
     socket.on('error', reject);
     socket.on('close', () => reject(new OperationError('the server closed an idle connection')));
