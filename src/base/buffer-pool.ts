@@ -18,6 +18,8 @@ export interface RetainedBytes {
 /** One pooled buffer with a reference count. Born with one reference, the acquirer's. */
 export class Slab {
   readonly bytes: Buffer;
+  /** How often its acquirer counts it as in use; the acquirer's alone, and 0 when it comes back. */
+  uses = 0;
   readonly #pool: SlabPool;
   #references = 1;
 

@@ -10,6 +10,7 @@ import { type ConnectionState, nextState } from './connection-states.ts';
 import type { ExportList, ServedExport } from './exports.ts';
 import {
   LINGER_MS,
+  MAX_HELD_BYTES,
   MAX_IN_FLIGHT_BYTES,
   MAX_IN_FLIGHT_REQUESTS,
   MAX_REQUESTS_PER_PASS,
@@ -19,6 +20,7 @@ import { ReceiveBuffer } from './receive-buffer.ts';
 import { ReplyQueue } from './reply-queue.ts';
 import { RequestReader } from './request-reader.ts';
 import type { ServerTls } from './server-tls.ts';
+import { SlabTally } from './slab-tally.ts';
 import type { SocketEngine, SocketHandler } from './socket-engine.ts';
 import { Transmission, type TransmissionEvents } from './transmission.ts';
 
@@ -43,6 +45,7 @@ export class Connection implements SocketHandler, TransmissionEvents, TlsServerE
   readonly #tls: ServerTls | undefined;
   #handshake: ServerHandshake<ServedExport>;
   readonly #received = new ReceiveBuffer(sharedPool);
+  readonly #tally = new SlabTally();
   readonly #replies: ReplyQueue;
   #engine: SocketEngine;
   #reader: RequestReader | undefined;
@@ -69,7 +72,7 @@ export class Connection implements SocketHandler, TransmissionEvents, TlsServerE
     const exports = options.exports.forClient(options.client);
     this.#handshake = new ServerHandshake(exports, { tls: options.tls?.mode ?? 'off' });
     this.#received.want(this.#handshake.wantBytes, false);
-    this.#replies = new ReplyQueue(sharedPool, (chunks) => this.#engine.send(chunks));
+    this.#replies = new ReplyQueue(sharedPool, this.#tally, (chunks) => this.#engine.send(chunks));
     this.#engine = options.openEngine(this);
     this.#deadline = setTimeout(() => this.#handshakeTimedOut(), options.handshakeTimeoutMs);
     this.#sendHandshakeOutput();
@@ -252,7 +255,7 @@ export class Connection implements SocketHandler, TransmissionEvents, TlsServerE
 
   #startTransmission(target: ServedExport): void {
     this.#exportName = target.name;
-    this.#transmission = new Transmission(target.device, this.#replies, this);
+    this.#transmission = new Transmission(target.device, this.#replies, this.#tally, this);
     this.#reader = new RequestReader(this.#received, this.#replies, this.#transmission, target.rules);
     this.#state = nextState(this.#state, 'negotiated');
     const who = { peer: this.peer, ...describeIdentity(this.client) };
@@ -323,7 +326,7 @@ export class Connection implements SocketHandler, TransmissionEvents, TlsServerE
   }
 
   #isOverloaded(): boolean {
-    if (this.#replies.unsentBytes > MAX_UNSENT_BYTES) return true;
+    if (this.#replies.unsentBytes > MAX_UNSENT_BYTES || this.#tally.bytes > MAX_HELD_BYTES) return true;
     const transmission = this.#transmission;
     if (transmission === undefined) return false;
     return (

@@ -25,6 +25,12 @@ export const MAX_UNSENT_BYTES = 32 * MiB;
 export const MAX_IN_FLIGHT_REQUESTS = 1024;
 export const MAX_IN_FLIGHT_BYTES = 64 * MiB;
 
+/**
+ * Buffers of one connection in which requests wait for the device or replies for the client, bytes: a small request
+ * keeps its whole buffer. Above this no more requests are read.
+ */
+export const MAX_HELD_BYTES = 128 * MiB;
+
 /** Requests handled before other connections get their turn. */
 export const MAX_REQUESTS_PER_PASS = 1024;
 

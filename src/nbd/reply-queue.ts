@@ -5,6 +5,7 @@ import type { Slab, SlabPool } from '../base/buffer-pool.ts';
 import { NBD_ERROR, NBD_SIMPLE_REPLY_BYTES } from '../nbdwire/constants.ts';
 import { encodeSimpleReply } from '../nbdwire/reply.ts';
 import { GATHER_BYTES, MAX_REPLY_BYTES, MIN_REPLY_BYTES } from './limits.ts';
+import type { SlabTally } from './slab-tally.ts';
 
 /** Memory of a READ that the device answers later. It has a reference on its slab. */
 export interface DetachedRead {
@@ -19,6 +20,7 @@ const HEADER = NBD_SIMPLE_REPLY_BYTES;
 
 export class ReplyQueue {
   readonly #pool: SlabPool;
+  readonly #tally: SlabTally;
   readonly #send: (chunks: readonly Buffer[]) => void;
   /** The slab being filled; [#runStart, #at) of it is complete and waits. */
   #slab: Slab | undefined;
@@ -38,8 +40,10 @@ export class ReplyQueue {
   #readLength = -1;
   #closed = false;
 
-  constructor(pool: SlabPool, send: (chunks: readonly Buffer[]) => void) {
+  /** @param tally counts the slabs of chunks until the kernel has taken them */
+  constructor(pool: SlabPool, tally: SlabTally, send: (chunks: readonly Buffer[]) => void) {
     this.#pool = pool;
+    this.#tally = tally;
     this.#send = send;
   }
 
@@ -152,6 +156,7 @@ export class ReplyQueue {
   sent(): void {
     const slab = this.#sentSlabs.shift();
     assert(slab !== undefined, 'a chunk was taken that was never sent');
+    this.#tally.remove(slab);
     slab.release();
     this.#unsentBytes -= this.#sentBytes.shift()!;
     if (this.#unsentBytes === 0) this.#rest();
@@ -160,8 +165,10 @@ export class ReplyQueue {
   /** Gives everything back, sent or not, and drops what is added later. Only when the socket is dead. */
   close(): void {
     this.#closed = true;
-    for (const slab of this.#sentSlabs.splice(0)) slab.release();
-    for (const slab of this.#chunkSlabs.splice(0)) slab.release();
+    for (const slab of [...this.#sentSlabs.splice(0), ...this.#chunkSlabs.splice(0)]) {
+      this.#tally.remove(slab);
+      slab.release();
+    }
     this.#chunks = [];
     this.#sentBytes = [];
     this.#unsentBytes = 0;
@@ -216,6 +223,7 @@ export class ReplyQueue {
   #addChunk(slab: Slab, start: number, end: number): void {
     // What was completed before goes out before.
     this.#seal();
+    this.#tally.add(slab);
     this.#chunks.push(slab.bytes.subarray(start, end));
     this.#chunkSlabs.push(slab);
   }
@@ -225,6 +233,7 @@ export class ReplyQueue {
     if (this.#runStart === this.#at) return;
     const slab = this.#slab!;
     slab.retain();
+    this.#tally.add(slab);
     this.#chunks.push(slab.bytes.subarray(this.#runStart, this.#at));
     this.#chunkSlabs.push(slab);
     this.#runStart = this.#at;

@@ -9,6 +9,7 @@ import type { RequestHeader } from '../nbdwire/request.ts';
 import { nbdErrorOf } from './error-map.ts';
 import { readInPieces, writeInPieces } from './large-requests.ts';
 import type { DetachedRead, ReplyQueue } from './reply-queue.ts';
+import type { SlabTally } from './slab-tally.ts';
 
 export interface TransmissionEvents {
   /** A request that was in flight has its reply on the queue. */
@@ -21,12 +22,15 @@ export class Transmission {
   readonly #device: BlockDevice;
   readonly #maxRequestBytes: number;
   readonly #replies: ReplyQueue;
+  readonly #tally: SlabTally;
   readonly #events: TransmissionEvents;
   readonly #freeRecords: InFlight[] = [];
   #requests = 0;
   #bytes = 0;
 
-  constructor(device: BlockDevice, replies: ReplyQueue, events: TransmissionEvents) {
+  /** @param tally counts the slabs of requests that the device has in hand */
+  constructor(device: BlockDevice, replies: ReplyQueue, tally: SlabTally, events: TransmissionEvents) {
+    this.#tally = tally;
     this.#device = device;
     this.#maxRequestBytes = device.limits.maxRequestBytes;
     this.#replies = replies;
@@ -143,6 +147,8 @@ export class Transmission {
     record.slab = slab;
     record.read = read;
     record.bytes = bytes;
+    const held = slab ?? read?.slab;
+    if (held) this.#tally.add(held);
     this.#requests += 1;
     this.#bytes += bytes;
     result.then(record.done, record.failed);
@@ -152,6 +158,8 @@ export class Transmission {
   finish(record: InFlight, error: unknown): void {
     this.#requests -= 1;
     this.#bytes -= record.bytes;
+    const held = record.slab ?? record.read?.slab;
+    if (held) this.#tally.remove(held);
     record.slab?.release();
     const code = error === undefined ? NBD_ERROR.OK : nbdErrorOf(error);
     if (record.read && code === NBD_ERROR.OK) {

@@ -30,9 +30,9 @@ export const EXPORT_NAMES: readonly string[] = EXPORTS.map(({ name }) => name);
 
 /**
  * Most bytes that one connection may hold whatever is said to it, by docs/LIMITS.md: a payload of 64 MiB on its way,
- * 32 MiB of replies and one more, and 64 MiB of requests in hand and one more.
+ * 128 MiB of buffers in use and one more request, and what is received into.
  */
-export const MAX_HELD_BYTES = (64 + (32 + 64) + (64 + 64)) * MiB;
+const MAX_HELD_BYTES = (64 + 128 + 64 + 2) * MiB;
 
 /** How a session is played. */
 export interface Staging {

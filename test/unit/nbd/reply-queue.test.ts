@@ -4,12 +4,13 @@ import { SlabPool } from '../../../src/base/buffer-pool.ts';
 import { KiB, MiB } from '../../../src/base/limits.ts';
 import { GATHER_BYTES } from '../../../src/nbd/limits.ts';
 import { ReplyQueue } from '../../../src/nbd/reply-queue.ts';
+import { SlabTally } from '../../../src/nbd/slab-tally.ts';
 
 class Outlet {
   readonly pool = new SlabPool({ poison: true });
   /** What each send carried. */
   readonly sends: Buffer[][] = [];
-  readonly queue = new ReplyQueue(this.pool, (chunks) => this.sends.push([...chunks]));
+  readonly queue = new ReplyQueue(this.pool, new SlabTally(), (chunks) => this.sends.push([...chunks]));
 
   /** The kernel takes everything. @returns the bytes, as they are when it does */
   takeAll(): Buffer {
