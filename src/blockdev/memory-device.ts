@@ -5,7 +5,7 @@ import { KiB, MAX_DISK_BYTES, MAX_REQUEST_BYTES } from '../base/limits.ts';
 import type { BlockDevice, DeviceLimits, Extent } from './block-device.ts';
 import { ExtentList } from './extent-list.ts';
 
-const PAGE_BYTES = 64 * KiB;
+const DEFAULT_PAGE_BYTES = 64 * KiB;
 
 /** Pages that one disk may hold, reserved ones included; a JavaScript map ends at 16 Mi entries. 512 GiB of data. */
 const MAX_PAGES = 8 * 1024 * 1024;
@@ -13,8 +13,8 @@ const MAX_PAGES = 8 * 1024 * 1024;
 /** Extents of one answer; what comes after them is told as unknown. */
 const MAX_EXTENTS = 16_384;
 
-/** Stands for a page that is allocated but holds only zeroes. Never written to. */
-const ZERO_PAGE = Buffer.alloc(PAGE_BYTES);
+/** Stands for a page that is allocated but holds only zeroes. Never written to, nor read from beyond its first bytes. */
+const ZERO_PAGE = Buffer.alloc(DEFAULT_PAGE_BYTES);
 
 export interface MemoryDeviceOptions {
   /** Bytes; a positive whole number. */
@@ -22,11 +22,14 @@ export interface MemoryDeviceOptions {
   readonly readOnly?: boolean;
   /** The alignment to ask of callers, bytes; a power of two. Default 1. */
   readonly minBlockBytes?: number;
+  /** The unit in which memory is taken, bytes; a power of two. Default 64 KiB. */
+  readonly pageBytes?: number;
 }
 
 export class MemoryDevice implements BlockDevice {
   #sizeBytes: number;
   readonly limits: DeviceLimits;
+  readonly #pageBytes: number;
   readonly #pages = new Map<number, Buffer>();
   #closed = false;
 
@@ -36,6 +39,7 @@ export class MemoryDevice implements BlockDevice {
       throw new BlockError('EINVAL', `a memory disk of ${sizeBytes} bytes is not possible`);
     }
     this.#sizeBytes = sizeBytes;
+    this.#pageBytes = options.pageBytes ?? DEFAULT_PAGE_BYTES;
     this.limits = {
       readOnly: options.readOnly ?? false,
       minBlockBytes: options.minBlockBytes ?? 1,
@@ -54,15 +58,15 @@ export class MemoryDevice implements BlockDevice {
   get allocatedBytes(): number {
     let pages = 0;
     for (const page of this.#pages.values()) if (page !== ZERO_PAGE) pages += 1;
-    return pages * PAGE_BYTES;
+    return pages * this.#pageBytes;
   }
 
   read(offset: number, target: Buffer): void {
     this.#checkOpen();
     for (let done = 0; done < target.length; ) {
-      const index = Math.floor((offset + done) / PAGE_BYTES);
-      const within = offset + done - index * PAGE_BYTES;
-      const length = Math.min(PAGE_BYTES - within, target.length - done);
+      const index = Math.floor((offset + done) / this.#pageBytes);
+      const within = offset + done - index * this.#pageBytes;
+      const length = Math.min(this.#pageBytes - within, target.length - done);
       const page = this.#pages.get(index);
       if (page) page.copy(target, done, within, within + length);
       else target.fill(0, done, done + length);
@@ -73,9 +77,9 @@ export class MemoryDevice implements BlockDevice {
   write(offset: number, data: Buffer, _fua: boolean): void {
     this.#checkOpen();
     for (let done = 0; done < data.length; ) {
-      const index = Math.floor((offset + done) / PAGE_BYTES);
-      const within = offset + done - index * PAGE_BYTES;
-      const length = Math.min(PAGE_BYTES - within, data.length - done);
+      const index = Math.floor((offset + done) / this.#pageBytes);
+      const within = offset + done - index * this.#pageBytes;
+      const length = Math.min(this.#pageBytes - within, data.length - done);
       data.copy(this.#writablePage(index), within, done, done + length);
       done += length;
     }
@@ -89,8 +93,8 @@ export class MemoryDevice implements BlockDevice {
     this.#checkOpen();
     const end = offset + length;
     for (const index of this.#presentPages(offset, length)) {
-      const start = index * PAGE_BYTES;
-      const wholePage = offset <= start && end >= Math.min(start + PAGE_BYTES, this.sizeBytes);
+      const start = index * this.#pageBytes;
+      const wholePage = offset <= start && end >= Math.min(start + this.#pageBytes, this.sizeBytes);
       if (wholePage) this.#pages.delete(index);
       else this.#zeroWithin(index, offset, end);
     }
@@ -103,8 +107,8 @@ export class MemoryDevice implements BlockDevice {
     }
     this.#checkOpen();
     const end = offset + length;
-    const last = Math.floor((end - 1) / PAGE_BYTES);
-    const first = Math.floor(offset / PAGE_BYTES);
+    const last = Math.floor((end - 1) / this.#pageBytes);
+    const first = Math.floor(offset / this.#pageBytes);
     if (last - first >= MAX_PAGES) throw tooMuch();
     for (let index = first; index <= last; index += 1) {
       if (this.#pages.has(index)) this.#zeroWithin(index, offset, end);
@@ -121,9 +125,9 @@ export class MemoryDevice implements BlockDevice {
     const list = new ExtentList(offset, length);
     const most = Math.min(maxExtents, MAX_EXTENTS);
     for (const index of this.#presentPages(offset, length)) {
-      list.addUntil(index * PAGE_BYTES, true, true);
+      list.addUntil(index * this.#pageBytes, true, true);
       if (list.count > most) return list.giveUp();
-      list.addUntil((index + 1) * PAGE_BYTES, false, this.#pages.get(index) === ZERO_PAGE);
+      list.addUntil((index + 1) * this.#pageBytes, false, this.#pages.get(index) === ZERO_PAGE);
     }
     list.addUntil(offset + length, true, true);
     return list.finish();
@@ -142,17 +146,17 @@ export class MemoryDevice implements BlockDevice {
   /** Zeroes the part of one present page that lies in [offset, end). */
   #zeroWithin(index: number, offset: number, end: number): void {
     if (this.#pages.get(index) === ZERO_PAGE) return;
-    const start = index * PAGE_BYTES;
+    const start = index * this.#pageBytes;
     const from = Math.max(0, offset - start);
-    const to = Math.min(PAGE_BYTES, end - start);
-    if (from === 0 && to === PAGE_BYTES) this.#pages.set(index, ZERO_PAGE);
+    const to = Math.min(this.#pageBytes, end - start);
+    if (from === 0 && to === this.#pageBytes) this.#pages.set(index, ZERO_PAGE);
     else this.#writablePage(index).fill(0, from, to);
   }
 
   #writablePage(index: number): Buffer {
     const page = this.#pages.get(index);
     if (page && page !== ZERO_PAGE) return page;
-    const fresh = Buffer.alloc(PAGE_BYTES);
+    const fresh = Buffer.alloc(this.#pageBytes);
     this.#setPage(index, fresh);
     return fresh;
   }
@@ -165,8 +169,8 @@ export class MemoryDevice implements BlockDevice {
   /** Indices of pages in the range that exist, ascending. Cheap for a huge range of an almost empty disk. */
   #presentPages(offset: number, length: number): number[] {
     if (length === 0) return [];
-    const first = Math.floor(offset / PAGE_BYTES);
-    const last = Math.floor((offset + length - 1) / PAGE_BYTES);
+    const first = Math.floor(offset / this.#pageBytes);
+    const last = Math.floor((offset + length - 1) / this.#pageBytes);
     const found: number[] = [];
     if (last - first < this.#pages.size) {
       for (let index = first; index <= last; index += 1) if (this.#pages.has(index)) found.push(index);
@@ -182,5 +186,5 @@ export class MemoryDevice implements BlockDevice {
 }
 
 function tooMuch(): BlockError {
-  return new BlockError('ENOSPC', `a memory disk holds at most ${MAX_PAGES * PAGE_BYTES} bytes of data`);
+  return new BlockError('ENOSPC', `a memory disk holds at most ${MAX_PAGES} pages of data`);
 }

@@ -38,8 +38,8 @@ export interface VolumeStatus {
   readonly syncBytesPerSecond: number | null;
   readonly syncTimeLeftMs: number | null;
   readonly lastError: string | null;
-  /** Since when its clients' requests wait, milliseconds, and until when; null while they don't. Told by agents. */
-  readonly paused?: { readonly forMs: number; readonly leftMs: number } | null;
+  /** Since when its clients' requests wait, until when, and how many do; null while they don't. Told by agents. */
+  readonly paused?: { readonly forMs: number; readonly leftMs: number; readonly waitingCalls: number } | null;
   /** Whether clients may change it. Told by agents. */
   readonly readOnly?: boolean;
 }

@@ -61,7 +61,8 @@ interface Piece {
   readonly whole: boolean;
 }
 
-class AlignFilter extends PassThrough {
+/** The filter itself, for devices that only know whole blocks. */
+export class AlignFilter extends PassThrough {
   readonly #block: number;
   readonly #limits: DerivedLimits;
   /** Every change that is in flight, by the blocks it touches. */

@@ -9,15 +9,20 @@ import type { BlockDevice } from '../blockdev/block-device.ts';
 import { alignFilter } from './align-filter.ts';
 import type { ChainLink } from './chain.ts';
 import type { FilterContext, FilterStatus } from './context.ts';
+import { cowFilter } from './cow-filter.ts';
 import { definitionProblem, type FilterDefinition, type FilterExample } from './define-filter.ts';
 import { delayFilter } from './delay-filter.ts';
 import { errorFilter } from './error-filter.ts';
+import { evilFilter } from './evil-filter.ts';
 import { checkChanges, checkOptions, type FilterSpec, splitSpec, suggestion } from './filter-spec.ts';
 import { logFilter } from './log-filter.ts';
 import { offsetFilter } from './offset-filter.ts';
 import { optionDefault, optionType } from './option-schema.ts';
 import { pauseFilter } from './pause-filter.ts';
+import { protectFilter } from './protect-filter.ts';
+import { rateFilter } from './rate-filter.ts';
 import { readonlyFilter } from './readonly-filter.ts';
+import { retryFilter } from './retry-filter.ts';
 import { statsFilter } from './stats-filter.ts';
 
 export interface OptionDescription {
@@ -82,12 +87,17 @@ export class FilterRegistry {
 
 const defaultRegistry = new FilterRegistry([
   alignFilter,
+  cowFilter,
   delayFilter,
   errorFilter,
+  evilFilter,
   logFilter,
   offsetFilter,
   pauseFilter,
+  protectFilter,
+  rateFilter,
   readonlyFilter,
+  retryFilter,
   statsFilter,
 ]);
 

@@ -180,7 +180,9 @@ class ServeProcess {
     if (!volume) return {};
     const paused = volume.pauser.status();
     return {
-      paused: paused ? { forMs: paused.pausedMs, leftMs: paused.leftMs } : null,
+      paused: paused
+        ? { forMs: paused.pausedMs, leftMs: paused.leftMs, waitingCalls: paused.waitingCalls }
+        : null,
       readOnly: this.#settings(name).readOnly || volume.device.limits.readOnly,
     };
   }

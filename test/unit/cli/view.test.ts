@@ -75,7 +75,7 @@ describe('figures', () => {
 });
 
 describe('a volume that clients cannot change now', () => {
-  const paused = sampleVolume({ paused: { forMs: 1500, leftMs: 28_500 }, readOnly: true });
+  const paused = sampleVolume({ paused: { forMs: 1500, leftMs: 28_500, waitingCalls: 3 }, readOnly: true });
 
   it('says so beside its state', () => {
     expect(statusTable(sampleStatus([paused]), plain).join('\n')).toMatch(

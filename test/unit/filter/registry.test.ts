@@ -19,7 +19,10 @@ import { captureLog } from '../../support/capture-log.ts';
 import { type TempDir, tempDir } from '../../support/temp-dir.ts';
 import { SparseDevice } from '../../support/test-devices.ts';
 
-const NAMES = ['align', 'delay', 'error', 'log', 'offset', 'pause', 'readonly', 'stats'];
+const NAMES = [
+  ...['align', 'cow', 'delay', 'error', 'evil', 'log', 'offset', 'pause'],
+  ...['protect', 'rate', 'readonly', 'retry', 'stats'],
+];
 
 describe('built-in filters', () => {
   it('are described, sorted by name', () => {
