@@ -13,7 +13,7 @@ import type { Logger } from '../base/log.ts';
 import type { BlockDevice } from '../blockdev/block-device.ts';
 import type { VerifyProgress, VerifyResult, VolumeStatus } from '../control/status.ts';
 import { AGENT_ID_BYTES } from './agent-id.ts';
-import { DEFAULT_RECONNECT, HubLink, type ReconnectOptions } from './hub-link.ts';
+import { DEFAULT_RECONNECT, HubLink, type HubTls, type ReconnectOptions } from './hub-link.ts';
 import { HubSession } from './hub-session.ts';
 import type { LinkState } from './link-states.ts';
 import { MirrorFilter } from './mirror-filter.ts';
@@ -44,6 +44,8 @@ export interface AgentOptions {
   /** How long close() may wait for what is queued to be sent and acknowledged, ms. */
   readonly shutdownTimeoutMs?: number | undefined;
   readonly reconnect?: Partial<ReconnectOptions> | undefined;
+  /** Encrypt the link to the hub, with proof on both sides. */
+  readonly tls?: HubTls | undefined;
   /** The clock, Unix microseconds. */
   readonly nowUs?: (() => number) | undefined;
   readonly logger: Logger;
@@ -100,6 +102,7 @@ export class Agent {
       host: options.hubHost,
       port: options.hubPort,
       reconnect: { ...DEFAULT_RECONNECT, ...options.reconnect },
+      tls: options.tls,
       logger: this.#logger,
       openSession: (socket, hooks) =>
         new HubSession(socket, {

@@ -3,6 +3,8 @@
 import { connect, type Socket } from 'node:net';
 import { errorMessage } from '../base/errors.ts';
 import type { Logger } from '../base/log.ts';
+import { connectTls } from '../transport/tls-client.ts';
+import type { ClientCredentials } from '../transport/tls-credentials.ts';
 import type { HubSession } from './hub-session.ts';
 import { type LinkEvent, type LinkState, nextLinkState } from './link-states.ts';
 
@@ -32,10 +34,20 @@ export interface SessionHooks {
   readonly onEnded: (reason: Error | undefined) => void;
 }
 
+/** How the hub proves who it is, and this agent to it. */
+export interface HubTls {
+  /** Asked at every dialing, so that they may be replaced. */
+  readonly credentials: () => ClientCredentials;
+  /** The name that the hub's certificate must be for. */
+  readonly serverName: string;
+}
+
 export interface HubLinkOptions {
   readonly host: string;
   readonly port: number;
   readonly reconnect: ReconnectOptions;
+  /** Without it everything is sent in the clear. There is no falling back from one to the other. */
+  readonly tls?: HubTls | undefined;
   readonly openSession: (socket: Socket, hooks: SessionHooks) => HubSession;
   readonly logger: Logger;
 }
@@ -117,9 +129,27 @@ export class HubLink {
       clearTimeout(timer);
       socket.off('error', failed);
       socket.off('close', closed);
+      if (this.#options.tls) {
+        void this.#secure(socket, this.#options.tls);
+        return;
+      }
       this.#dialing = undefined;
       this.#connected(socket);
     });
+  }
+
+  async #secure(socket: Socket, { credentials, serverName }: HubTls): Promise<void> {
+    const { connectTimeoutMs: timeoutMs } = this.#options.reconnect;
+    try {
+      const secure = await connectTls(socket, credentials(), { serverName, timeoutMs });
+      this.#dialing = undefined;
+      if (this.#state === 'dialing') this.#connected(secure);
+      else secure.destroy();
+    } catch (error) {
+      this.#dialing = undefined;
+      socket.destroy();
+      this.#lost(error instanceof Error ? error : new Error(String(error)));
+    }
   }
 
   #connected(socket: Socket): void {

@@ -13,6 +13,7 @@ import { FrameParser } from '../repwire/frame-parser.ts';
 import type { AgentShutdown, Hello, RepMessage, ReportVmVolumes } from '../repwire/messages.ts';
 import { SocketLink } from '../transport/socket-link.ts';
 import { WireError } from '../wire/struct.ts';
+import type { ProvenAgent } from './agent-gate.ts';
 import { HashExchange } from './hash-exchange.ts';
 import { Heartbeat, nowUs } from './heartbeat.ts';
 import type { HubIdentity } from './hub-id.ts';
@@ -69,14 +70,18 @@ export class AgentSession implements ReplicaLink {
   /** The machine's name, as the agent or else its address tells it. */
   vmName: string;
 
-  /** Takes over a connected socket. */
-  constructor(socket: Socket, host: SessionHost) {
+  /** Takes over a connected socket. @param proven who the agent is, where it had to prove that */
+  constructor(socket: Socket, host: SessionHost, proven?: ProvenAgent) {
     this.#host = host;
-    this.vmName = socket.remoteAddress ?? 'unknown';
+    // An agent that knows the RFC alone tells no name.
+    this.vmName = proven?.names[0] ?? socket.remoteAddress ?? 'unknown';
     this.#parser = new FrameParser((message) => this.#take(message));
     this.#intake = new StreamIntake(this.#volumes, null);
     this.#link = new SocketLink(socket, this, { closed: (reason) => this.#closed(reason) });
-    this.#logger = host.logger.child({ agent: this.#link.peer });
+    this.#logger = host.logger.child({
+      agent: this.#link.peer,
+      ...(proven && { certificate: proven.names.join(', ') }),
+    });
     const { tuning } = host;
     this.#pump = new ReadPump(tuning.maxSessionReads, (id, volume, read) => {
       this.#send(encode.encodeRemoteIoRequest(id, volume.id, read.offset, read.length, true));
@@ -87,6 +92,7 @@ export class AgentSession implements ReplicaLink {
     this.#starter = new VolumeStarter({
       session: this,
       replicaFor: (name) => host.replicaFor(this.vmName, name),
+      refusal: () => proven?.refusal(this.vmName),
       logger: this.#logger,
       started: (volume, resumeSequence) => this.#started(volume, resumeSequence),
       refused: (volumeId, reason) => this.#refused(volumeId, reason),

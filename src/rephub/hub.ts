@@ -6,6 +6,7 @@ import { deferred, Stopper } from '../base/lifecycle.ts';
 import { MAX_NAME_BYTES } from '../base/limits.ts';
 import type { Logger } from '../base/log.ts';
 import type { VerifyProgress, VerifyResult, VolumeStatus } from '../control/status.ts';
+import { AgentGate, type HubTls, type ProvenAgent } from './agent-gate.ts';
 import { AgentSession, type SessionHost } from './agent-session.ts';
 import { Catalog, type ReplicaPlace } from './catalog.ts';
 import { type HubIdentity, loadHubIdentity } from './hub-id.ts';
@@ -27,6 +28,8 @@ export interface HubOptions {
   /** How agents show this hub; the host name unless told. */
   readonly hubName?: string | undefined;
   readonly logger: Logger;
+  /** Demand TLS of agents, with proof on both sides. Without it everything is sent in the clear. */
+  readonly tls?: HubTls | undefined;
   /** Milliseconds. */
   readonly pingIntervalMs?: number | undefined;
   /** For tests: other times and sizes, and other places for images. */
@@ -75,6 +78,7 @@ class RunningHub implements Hub, SessionHost {
   readonly #listen: { readonly host: string; readonly port: number };
   readonly #catalog: Catalog;
   readonly #server: Server;
+  readonly #gate: AgentGate | undefined;
   readonly #sessions = new Set<AgentSession>();
   readonly #replicas = new Map<string, Replica>();
   readonly #completed = deferred<void>();
@@ -92,6 +96,14 @@ class RunningHub implements Hub, SessionHost {
     this.#catalog = catalog;
     this.#server = createServer((socket) => this.#accept(socket));
     this.#server.maxConnections = MAX_SESSIONS;
+    this.#gate =
+      options.tls &&
+      new AgentGate({
+        tls: options.tls,
+        handshakeMs: this.tuning.handshakeMs,
+        logger: options.logger,
+        proven: (secure, agent) => this.#begin(secure, agent),
+      });
   }
 
   get address(): { readonly host: string; readonly port: number } {
@@ -171,7 +183,13 @@ class RunningHub implements Hub, SessionHost {
       socket.destroy();
       return;
     }
-    this.#sessions.add(new AgentSession(socket, this));
+    if (this.#gate) this.#gate.admit(socket);
+    else this.#begin(socket, undefined);
+  }
+
+  #begin(socket: Socket, proven: ProvenAgent | undefined): void {
+    if (this.#closing) socket.destroy();
+    else this.#sessions.add(new AgentSession(socket, this, proven));
   }
 
   #addReplica(place: ReplicaPlace, sizeBytes?: number): Replica {
@@ -217,6 +235,7 @@ class RunningHub implements Hub, SessionHost {
       stopper.add(`replica of ${replica.volumeName}`, () => replica.close());
     }
     const stopped = new Promise<void>((resolve) => this.#server.close(() => resolve()));
+    this.#gate?.close();
     for (const session of this.#sessions) session.end(new Error('the hub is shutting down'));
     stopper.add('listening', () => stopped);
     await stopper.close();

@@ -26,6 +26,8 @@ export interface StartingSession extends ReplicaLink {
 export interface VolumeStarterOptions {
   readonly session: StartingSession;
   readonly replicaFor: (volumeName: string) => Replica | undefined;
+  /** Why nothing of this agent may be replicated; undefined when it may. */
+  readonly refusal: () => string | undefined;
   readonly logger: Logger;
   readonly started: (volume: SessionVolume, resumeSequence: number | null) => void;
   readonly refused: (volumeId: bigint, reason: string) => void;
@@ -99,8 +101,13 @@ export class VolumeStarter {
 
   async #start(entry: Entry): Promise<void> {
     entry.state = 'starting';
-    const { session, replicaFor } = this.#options;
+    const { session, replicaFor, refusal } = this.#options;
     const { name, sizeBytes } = entry.volume;
+    const forbidden = refusal();
+    if (forbidden !== undefined) {
+      this.#refuse(entry, forbidden);
+      return;
+    }
     const replica = replicaFor(name);
     if (!replica) {
       this.#refuse(

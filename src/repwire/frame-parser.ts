@@ -15,6 +15,9 @@ import type { RepMessage } from './messages.ts';
 
 const MAGIC2_AT = FRAME_HEADER_BYTES - 4;
 
+/** The first two bytes of a TLS client, read as a frame's. */
+const TLS_HANDSHAKE = 0x0316;
+
 /** Takes one message. Payloads are lent for the call. Returns false to stop after this one (back-pressure). */
 export type MessageHandler = (message: RepMessage) => boolean;
 
@@ -59,8 +62,11 @@ function checkHead(bytes: Buffer, at: number): number {
   const magic1 = bytes.readUInt16LE(at);
   const magic2 = bytes.readUInt32LE(at + MAGIC2_AT);
   if (magic1 !== FRAME_MAGIC1 || magic2 !== FRAME_MAGIC2) {
+    // A TLS record of a handshake begins 0x16 0x03.
+    const what =
+      magic1 === TLS_HANDSHAKE ? 'the peer speaks TLS, and this side does not' : 'not a repagent peer';
     throw new WireError(
-      `frame magic is 0x${magic1.toString(16)}/0x${magic2.toString(16)}, not 0x1122/0x3344: not a repagent peer`,
+      `frame magic is 0x${magic1.toString(16)}/0x${magic2.toString(16)}, not 0x1122/0x3344: ${what}`,
     );
   }
   const id = bytes.readUInt16LE(at + 2);

@@ -8,6 +8,8 @@ export interface CapturedLog {
   lines(): Array<Record<string, unknown> & { level: number; msg: string }>;
   /** The messages at error level and above. */
   errors(): string[];
+  /** All lines as they were written, JSON. */
+  text(): string;
 }
 
 /** Keeps everything from trace level up. */
@@ -18,6 +20,7 @@ export function captureLog(): CapturedLog {
   return {
     logger,
     lines,
+    text: () => texts.join(''),
     errors: () =>
       lines()
         .filter((line) => line.level >= 50)
