@@ -3,7 +3,7 @@
 import { sharedPool } from '../base/buffer-pool.ts';
 import { errorMessage } from '../base/errors.ts';
 import type { Logger } from '../base/log.ts';
-import { ServerHandshake } from '../nbdwire/server-handshake.ts';
+import { type Agreement, ServerHandshake } from '../nbdwire/server-handshake.ts';
 import type { TlsServerEvents } from '../transport/tls-server.ts';
 import { type ClientIdentity, describeIdentity, type TlsIdentity } from './client-identity.ts';
 import { type ConnectionState, nextState } from './connection-states.ts';
@@ -233,7 +233,7 @@ export class Connection implements SocketHandler, TransmissionEvents, TlsServerE
     }
     clearTimeout(this.#deadline);
     if (outcome.kind === 'transmission') {
-      this.#startTransmission(outcome.target);
+      this.#startTransmission(outcome.target, outcome);
     } else if (outcome.kind === 'aborted') {
       this.#finish();
     } else {
@@ -253,10 +253,12 @@ export class Connection implements SocketHandler, TransmissionEvents, TlsServerE
     this.#upgrade = 'begun';
   }
 
-  #startTransmission(target: ServedExport): void {
+  #startTransmission(target: ServedExport, { style, contexts }: Agreement): void {
     this.#exportName = target.name;
-    this.#transmission = new Transmission(target.device, this.#replies, this.#tally, this);
-    this.#reader = new RequestReader(this.#received, this.#replies, this.#transmission, target.rules);
+    this.#replies.useStyle(style);
+    this.#transmission = new Transmission(target, this.#replies, this.#tally, this);
+    const rules = { ...target.rules, style, contexts };
+    this.#reader = new RequestReader(this.#received, this.#replies, this.#transmission, rules);
     this.#state = nextState(this.#state, 'negotiated');
     const who = { peer: this.peer, ...describeIdentity(this.client) };
     this.#logger.info({ ...who, export: target.name }, 'NBD client connected');

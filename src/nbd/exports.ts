@@ -3,22 +3,25 @@ import { UsageError } from '../base/errors.ts';
 import { MAX_DISK_BYTES, MAX_NAME_BYTES, MAX_REQUEST_BYTES } from '../base/limits.ts';
 import type { BlockDevice } from '../blockdev/block-device.ts';
 import {
+  NBD_BASE_ALLOCATION,
   NBD_FLAG_CAN_MULTI_CONN,
   NBD_FLAG_HAS_FLAGS,
   NBD_FLAG_READ_ONLY,
   NBD_FLAG_ROTATIONAL,
   NBD_FLAG_SEND_CACHE,
+  NBD_FLAG_SEND_FAST_ZERO,
   NBD_FLAG_SEND_FLUSH,
   NBD_FLAG_SEND_FUA,
   NBD_FLAG_SEND_TRIM,
   NBD_FLAG_SEND_WRITE_ZEROES,
   NBD_MAX_STRING_BYTES,
 } from '../nbdwire/constants.ts';
-import type { RequestRules } from '../nbdwire/request-check.ts';
+import type { ExportRules } from '../nbdwire/request-check.ts';
 import type { ExportDirectory, ExportInfo } from '../nbdwire/server-exports.ts';
 import { type AccessRules, mayUse, OPEN_TO_ALL } from './access.ts';
 import type { ClientIdentity } from './client-identity.ts';
-import { MAX_PAYLOAD_BYTES } from './limits.ts';
+import { MAX_EXTRA_CONTEXTS, MAX_PAYLOAD_BYTES } from './limits.ts';
+import { allocationContext, type MetaContext } from './meta-contexts.ts';
 
 /** A disk to serve. The server never closes the device: its owner does, after the server. */
 export interface ExportSpec {
@@ -31,6 +34,8 @@ export interface ExportSpec {
   readonly readOnly?: boolean;
   /** Tell clients that seeks cost time. */
   readonly rotational?: boolean;
+  /** What BLOCK_STATUS can tell of it besides base:allocation; at most MAX_EXTRA_CONTEXTS. */
+  readonly contexts?: readonly MetaContext[];
   /** Who may use it, and who sees it. Default: everybody. */
   readonly visibility?: ExportVisibility;
 }
@@ -46,7 +51,9 @@ export interface ExportVisibility {
 /** One export as connections use it: facts for the handshake, rules for requests, and the device. */
 export interface ServedExport extends ExportInfo {
   readonly device: BlockDevice;
-  readonly rules: RequestRules;
+  readonly rules: ExportRules;
+  /** By id. */
+  readonly metaContexts: readonly MetaContext[];
 }
 
 /** Smallest preferred block size that the spec allows, bytes. */
@@ -59,6 +66,7 @@ const WRITABLE_FLAGS =
   NBD_FLAG_SEND_FUA |
   NBD_FLAG_SEND_TRIM |
   NBD_FLAG_SEND_WRITE_ZEROES |
+  NBD_FLAG_SEND_FAST_ZERO |
   NBD_FLAG_SEND_CACHE |
   NBD_FLAG_CAN_MULTI_CONN;
 
@@ -68,6 +76,7 @@ export function serveExport(spec: ExportSpec): ServedExport {
   const { limits, sizeBytes } = device;
   const readOnly = limits.readOnly || spec.readOnly === true;
   const rotational = spec.rotational === true;
+  const metaContexts = [allocationContext(device), ...(spec.contexts ?? [])];
   return {
     name: spec.name,
     description: spec.description,
@@ -77,13 +86,16 @@ export function serveExport(spec: ExportSpec): ServedExport {
     minBlockBytes: limits.minBlockBytes,
     preferredBlockBytes: Math.max(MIN_PREFERRED_BYTES, limits.minBlockBytes, limits.preferredBlockBytes),
     maxPayloadBytes: Math.min(MAX_REQUEST_BYTES, limits.maxRequestBytes),
+    contexts: metaContexts.map((context) => context.name),
     device,
+    metaContexts,
     rules: {
       sizeBytes,
       readOnly,
       minBlockBytes: limits.minBlockBytes,
       // Not what is advertised: a larger request that comes all the same is carried out in pieces.
       maxPayloadBytes: MAX_PAYLOAD_BYTES,
+      fastZero: limits.fastZero,
     },
   };
 }
@@ -146,7 +158,19 @@ export class ExportList {
   }
 }
 
-function checkSpec({ name, description = '', device }: ExportSpec): void {
+/** Namespace, colon, leaf, as the spec wants them. */
+const CONTEXT_NAME = /^[^\s:]+:[^\s]+$/;
+
+function checkSpec({ name, description = '', device, contexts = [] }: ExportSpec): void {
+  const names = new Set([NBD_BASE_ALLOCATION, ...contexts.map((context) => context.name)]);
+  if (contexts.length > MAX_EXTRA_CONTEXTS || names.size !== contexts.length + 1) {
+    throw new UsageError(`export "${name}": at most ${MAX_EXTRA_CONTEXTS} meta contexts, of different names`);
+  }
+  for (const one of names) {
+    if (!CONTEXT_NAME.test(one) || Buffer.byteLength(one) > MAX_NAME_BYTES) {
+      throw new UsageError(`export "${name}": ${JSON.stringify(one)} is no name of a meta context`);
+    }
+  }
   if (Buffer.byteLength(name) > MAX_NAME_BYTES || name.includes('\0')) {
     throw new UsageError(`export name "${name.slice(0, 64)}": at most ${MAX_NAME_BYTES} bytes without NUL`);
   }

@@ -34,6 +34,18 @@ export const MAX_HELD_BYTES = 128 * MiB;
 /** Requests handled before other connections get their turn. */
 export const MAX_REQUESTS_PER_PASS = 1024;
 
+/** READs of fewer bytes than this are never looked at for holes, and a hole of fewer bytes than this isn't worth a chunk. */
+export const MIN_SPARSE_READ_BYTES = 64 * KiB;
+export const MIN_READ_HOLE_BYTES = 32 * KiB;
+/** Chunks of one READ; what is left of its range is the last one. */
+export const MAX_READ_CHUNKS = 32;
+
+/** What the answer of one context may hold while it is made, bytes: it counts as in flight. */
+export const STATUS_WORK_BYTES = 2 * MiB;
+
+/** Meta contexts of an export besides base:allocation. */
+export const MAX_EXTRA_CONTEXTS = 7;
+
 /** Connections of one server, unless told otherwise. */
 export const DEFAULT_MAX_CONNECTIONS = 1024;
 

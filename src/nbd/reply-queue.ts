@@ -1,22 +1,35 @@
 // Replies on their way out, in pooled slabs: headers and READ data side by side where they are made, sent gathered,
-// never copied. A slab goes back only when the kernel has taken its bytes, or the socket is dead.
+// never copied. What a header looks like, the handshake decides, before the first reply. A slab goes back only when the kernel has taken its bytes, or the socket is dead.
 import { assert } from '../base/assert.ts';
 import type { Slab, SlabPool } from '../base/buffer-pool.ts';
-import { NBD_ERROR, NBD_SIMPLE_REPLY_BYTES } from '../nbdwire/constants.ts';
-import { encodeSimpleReply } from '../nbdwire/reply.ts';
+import {
+  NBD_ERROR,
+  NBD_EXTENDED_REPLY_BYTES,
+  NBD_REPLY_FLAG_DONE,
+  NBD_REPLY_TYPE,
+  NBD_SIMPLE_REPLY_BYTES,
+  NBD_STRUCTURED_REPLY_BYTES,
+} from '../nbdwire/constants.ts';
+import {
+  encodeChunkHeader,
+  encodeErrorChunk,
+  encodeReadHead,
+  encodeSimpleReply,
+  type ReplyStyle,
+  readHeadBytes,
+} from '../nbdwire/reply.ts';
+import type { RequestHeader } from '../nbdwire/request.ts';
 import { GATHER_BYTES, MAX_REPLY_BYTES, MIN_REPLY_BYTES } from './limits.ts';
 import type { SlabTally } from './slab-tally.ts';
 
 /** Memory of a READ that the device answers later. It has a reference on its slab. */
 export interface DetachedRead {
   readonly slab: Slab;
-  /** Where the data starts; with `headed`, the 16 bytes before it are its header's. */
+  /** Where the data starts; with `headed`, the bytes before it are kept for its header. */
   readonly dataAt: number;
   readonly length: number;
   readonly headed: boolean;
 }
-
-const HEADER = NBD_SIMPLE_REPLY_BYTES;
 
 export class ReplyQueue {
   readonly #pool: SlabPool;
@@ -39,6 +52,9 @@ export class ReplyQueue {
   #ownSlab: Slab | undefined;
   #readLength = -1;
   #closed = false;
+  #style: ReplyStyle = 'simple';
+  /** Bytes before a READ's data. */
+  #readHead = readHeadBytes('simple');
 
   /** @param tally counts the slabs of chunks until the kernel has taken them */
   constructor(pool: SlabPool, tally: SlabTally, send: (chunks: readonly Buffer[]) => void) {
@@ -52,16 +68,57 @@ export class ReplyQueue {
     return this.#unsentBytes;
   }
 
-  /** Adds a reply without data. */
-  addHeader(error: number, cookieHigh: number, cookieLow: number): void {
-    if (this.#closed) return;
-    const slab = this.#room(HEADER);
-    encodeSimpleReply(slab.bytes, this.#at, error, cookieHigh, cookieLow);
-    this.#advance(HEADER);
+  get pool(): SlabPool {
+    return this.#pool;
   }
 
-  /** Adds bytes of another kind, copied. For the handshake. */
+  get style(): ReplyStyle {
+    return this.#style;
+  }
+
+  /** What replies look like from here on. Before the first one only. */
+  useStyle(style: ReplyStyle): void {
+    assert(this.#readLength === -1, 'the style changes while a read is open');
+    this.#style = style;
+    this.#readHead = readHeadBytes(style);
+  }
+
+  /** Adds the reply to anything but a READ that went well: with structured replies too a simple one, since it is smaller. */
+  addDone(request: RequestHeader): void {
+    if (this.#style === 'extended') this.addNone(request);
+    else this.#addSimple(request, NBD_ERROR.OK);
+  }
+
+  /** Adds a chunk that says no more than that all is well. Not for simple replies. */
+  addNone(request: RequestHeader): void {
+    if (this.#closed) return;
+    const bytes = this.#style === 'extended' ? NBD_EXTENDED_REPLY_BYTES : NBD_STRUCTURED_REPLY_BYTES;
+    const slab = this.#room(bytes);
+    const { NONE } = NBD_REPLY_TYPE;
+    encodeChunkHeader(this.#style, slab.bytes, this.#at, NBD_REPLY_FLAG_DONE, NONE, request, 0);
+    this.#advance(bytes);
+  }
+
+  /**
+   * Adds the reply to a request that failed.
+   * @param error an NBD_ERROR value @param message for the client's user; a simple reply can't carry it
+   * @param offset where on the disk it went wrong, if that is known and lies within the request
+   */
+  addError(request: RequestHeader, error: number, message: string, offset?: number): void {
+    if (this.#style === 'simple') this.#addSimple(request, error);
+    else this.addBytes(encodeErrorChunk(this.#style, request, error, message, offset));
+  }
+
+  #addSimple(request: RequestHeader, error: number): void {
+    if (this.#closed) return;
+    const slab = this.#room(NBD_SIMPLE_REPLY_BYTES);
+    encodeSimpleReply(slab.bytes, this.#at, error, request.cookieHigh, request.cookieLow);
+    this.#advance(NBD_SIMPLE_REPLY_BYTES);
+  }
+
+  /** Adds complete messages of another kind, copied. */
   addBytes(bytes: Buffer): void {
+    if (this.#closed) return;
     const slab = this.#room(bytes.length);
     bytes.copy(slab.bytes, this.#at);
     this.#advance(bytes.length);
@@ -78,22 +135,22 @@ export class ReplyQueue {
       this.#ownSlab = this.#pool.acquire(length);
       return this.#ownSlab.bytes.subarray(0, length);
     }
-    const slab = this.#room(HEADER + length);
-    return slab.bytes.subarray(this.#at + HEADER, this.#at + HEADER + length);
+    const slab = this.#room(this.#readHead + length);
+    return slab.bytes.subarray(this.#at + this.#readHead, this.#at + this.#readHead + length);
   }
 
   /** The open read's data is there: its reply is complete. */
-  commitRead(cookieHigh: number, cookieLow: number): void {
+  commitRead(request: RequestHeader): void {
     const length = this.#readLength;
     this.#readLength = -1;
     const own = this.#ownSlab;
     if (own) {
       this.#ownSlab = undefined;
-      this.#addOwn(own, length, cookieHigh, cookieLow);
+      this.#addOwn(own, length, request);
       return;
     }
-    encodeSimpleReply(this.#slab!.bytes, this.#at, NBD_ERROR.OK, cookieHigh, cookieLow);
-    this.#advance(HEADER + length);
+    encodeReadHead(this.#style, this.#slab!.bytes, this.#at, request, length);
+    this.#advance(this.#readHead + length);
   }
 
   /** The open read failed: its memory is used for what comes next. */
@@ -115,26 +172,36 @@ export class ReplyQueue {
     this.#seal();
     const slab = this.#slab!;
     slab.retain();
-    const dataAt = this.#at + HEADER;
+    const dataAt = this.#at + this.#readHead;
     this.#at = dataAt + length;
     this.#runStart = this.#at;
     return { slab, dataAt, length, headed: true };
   }
 
   /** The detached read's data is there: its reply is complete. */
-  attachRead(read: DetachedRead, cookieHigh: number, cookieLow: number): void {
+  attachRead(read: DetachedRead, request: RequestHeader): void {
     if (this.#closed) {
       read.slab.release();
       return;
     }
     if (!read.headed) {
-      this.#addOwn(read.slab, read.length, cookieHigh, cookieLow);
+      this.#addOwn(read.slab, read.length, request);
       return;
     }
-    const start = read.dataAt - HEADER;
-    encodeSimpleReply(read.slab.bytes, start, NBD_ERROR.OK, cookieHigh, cookieLow);
+    const start = read.dataAt - this.#readHead;
+    encodeReadHead(this.#style, read.slab.bytes, start, request, read.length);
     this.#addChunk(read.slab, start, read.dataAt + read.length);
-    this.#count(HEADER + read.length);
+    this.#count(this.#readHead + read.length);
+  }
+
+  /** Adds the first `length` bytes of `slab`, which are complete messages. Takes over the caller's reference. */
+  addSlab(slab: Slab, length: number): void {
+    if (this.#closed) {
+      slab.release();
+      return;
+    }
+    this.#addChunk(slab, 0, length);
+    this.#count(length);
   }
 
   /** Sends everything that is complete, in one write. */
@@ -210,13 +277,13 @@ export class ReplyQueue {
     if (this.#waitingBytes >= GATHER_BYTES) this.flush();
   }
 
-  #addOwn(slab: Slab, length: number, cookieHigh: number, cookieLow: number): void {
-    const head = this.#room(HEADER);
-    encodeSimpleReply(head.bytes, this.#at, NBD_ERROR.OK, cookieHigh, cookieLow);
-    this.#at += HEADER;
+  #addOwn(slab: Slab, length: number, request: RequestHeader): void {
+    const head = this.#room(this.#readHead);
+    encodeReadHead(this.#style, head.bytes, this.#at, request, length);
+    this.#at += this.#readHead;
     this.#seal();
     this.#addChunk(slab, 0, length);
-    this.#count(HEADER + length);
+    this.#count(this.#readHead + length);
   }
 
   /** Takes over the caller's reference on `slab`. */

@@ -1,9 +1,17 @@
 // Takes requests off the front of a receive buffer: header, judgement, payload. Refused payloads are thrown away as
 // they come, without being held. It reads bytes and gives orders; it owns neither the socket nor the device.
 import { KiB } from '../base/limits.ts';
-import { NBD_CMD, NBD_ERROR, NBD_REQUEST_BYTES } from '../nbdwire/constants.ts';
-import { decodeRequest, RequestHeader } from '../nbdwire/request.ts';
-import { checkRequest, type RequestRules } from '../nbdwire/request-check.ts';
+import { parseStatusFilter, STATUS_FILTER_BYTES, STATUS_FILTER_ID_BYTES } from '../nbdwire/block-status.ts';
+import {
+  NBD_CMD,
+  NBD_CMD_FLAG_PAYLOAD_LEN,
+  NBD_ERROR,
+  NBD_EXTENDED_REQUEST_BYTES,
+  NBD_REQUEST_BYTES,
+  nameOf,
+} from '../nbdwire/constants.ts';
+import { decodeExtendedRequest, decodeRequest, RequestHeader } from '../nbdwire/request.ts';
+import { checkRequest, explainRefusal, type RequestRules } from '../nbdwire/request-check.ts';
 import { MAX_SKIPPED_PAYLOAD_BYTES } from './limits.ts';
 import type { ReceiveBuffer } from './receive-buffer.ts';
 import type { ReplyQueue } from './reply-queue.ts';
@@ -11,6 +19,8 @@ import type { Transmission } from './transmission.ts';
 
 /** Above this, the next header is received alone, so that a payload like the last one can land in its own memory. */
 const LARGE_PAYLOAD_BYTES = 512 * KiB;
+
+const WRONG_FILTER = 'the payload asks for something else than some of the selected contexts, once each';
 
 export type ReadResult =
   /** A request, or a piece of one, was taken. */
@@ -28,11 +38,15 @@ export class RequestReader {
   readonly #transmission: Transmission;
   readonly #rules: RequestRules;
   readonly #request = new RequestHeader();
-  /** A WRITE's header was taken and its payload has not arrived whole. */
+  readonly #extended: boolean;
+  readonly #headerBytes: number;
+  /** A valid header with payload was taken and the payload has not arrived whole. */
   #payloadDue = false;
   /** Bytes of a refused payload still to come. */
   #skipBytes = 0;
   #refusal = 0;
+  /** Why, where the header doesn't say. */
+  #refusalText: string | undefined;
   #refuseAll = false;
   #expectLarge = false;
   problem = '';
@@ -42,7 +56,9 @@ export class RequestReader {
     this.#replies = replies;
     this.#transmission = transmission;
     this.#rules = rules;
-    received.want(NBD_REQUEST_BYTES, false);
+    this.#extended = rules.style === 'extended';
+    this.#headerBytes = this.#extended ? NBD_EXTENDED_REQUEST_BYTES : NBD_REQUEST_BYTES;
+    received.want(this.#headerBytes, false);
   }
 
   /** From now on every new request is answered with ESHUTDOWN. */
@@ -60,26 +76,50 @@ export class RequestReader {
     if (this.#payloadDue) return this.#takePayload();
     if (this.#skipBytes > 0) return this.#skip();
     const received = this.#received;
-    if (received.available < NBD_REQUEST_BYTES) {
-      received.want(NBD_REQUEST_BYTES, this.#expectLarge);
+    if (received.available < this.#headerBytes) {
+      received.want(this.#headerBytes, this.#expectLarge);
       return 'starved';
     }
     const request = this.#request;
-    if (!decodeRequest(received.bytes, received.start, request)) return this.#badMagic();
-    received.consume(NBD_REQUEST_BYTES);
+    const decode = this.#extended ? decodeExtendedRequest : decodeRequest;
+    if (!decode(received.bytes, received.start, request)) return this.#badMagic();
+    received.consume(this.#headerBytes);
     this.#expectLarge = false;
     if (request.type === NBD_CMD.DISC) return 'disconnect';
-    const error = this.#refuseAll ? NBD_ERROR.ESHUTDOWN : checkRequest(request, this.#rules);
-    if (request.type === NBD_CMD.WRITE)
-      return error === NBD_ERROR.OK ? this.#takePayload() : this.#refuseWrite(error);
-    if (error === NBD_ERROR.OK) this.#transmission.run(request);
-    else this.#replies.addHeader(error, request.cookieHigh, request.cookieLow);
+    if (this.#extended && (request.flags & NBD_CMD_FLAG_PAYLOAD_LEN) !== 0) return this.#takeWithPayload();
+    const error = this.#judge();
+    if (request.type === NBD_CMD.WRITE && !this.#extended)
+      return error === NBD_ERROR.OK ? this.#takePayload() : this.#refusePayload(error);
+    if (error !== NBD_ERROR.OK) this.#refuse(error);
+    else if (request.type === NBD_CMD.BLOCK_STATUS)
+      this.#transmission.blockStatus(request, this.#rules.contexts);
+    else this.#transmission.run(request);
     return 'taken';
+  }
+
+  #judge(): number {
+    return this.#refuseAll ? NBD_ERROR.ESHUTDOWN : checkRequest(this.#request, this.#rules);
+  }
+
+  /** An extended request that says that it has a payload, whether or not its command has one. */
+  #takeWithPayload(): ReadResult {
+    const { type, length } = this.#request;
+    const { maxPayloadBytes, contexts } = this.#rules;
+    // The extension wants no patience with these.
+    if (length > maxPayloadBytes) return this.#tooLong();
+    if (type === NBD_CMD.BLOCK_STATUS && !this.#refuseAll) {
+      const mostBytes = STATUS_FILTER_BYTES + contexts.length * STATUS_FILTER_ID_BYTES;
+      return length <= mostBytes ? this.#takePayload() : this.#refusePayload(NBD_ERROR.EINVAL, WRONG_FILTER);
+    }
+    const error =
+      type === NBD_CMD.WRITE ? this.#judge() : this.#refuseAll ? NBD_ERROR.ESHUTDOWN : NBD_ERROR.EINVAL;
+    return error === NBD_ERROR.OK ? this.#takePayload() : this.#refusePayload(error);
   }
 
   #takePayload(): ReadResult {
     const received = this.#received;
-    const { length } = this.#request;
+    const request = this.#request;
+    const { length } = request;
     if (received.available < length) {
       this.#payloadDue = true;
       received.want(length, false);
@@ -89,20 +129,50 @@ export class RequestReader {
     this.#expectLarge = length >= LARGE_PAYLOAD_BYTES;
     const { start, slab } = received;
     received.consume(length);
-    received.want(NBD_REQUEST_BYTES, this.#expectLarge);
-    this.#transmission.write(this.#request, slab.bytes.subarray(start, start + length), slab);
+    received.want(this.#headerBytes, this.#expectLarge);
+    const payload = slab.bytes.subarray(start, start + length);
+    if (request.type === NBD_CMD.WRITE) this.#transmission.write(request, payload, slab);
+    else this.#filteredStatus(payload);
     return 'taken';
   }
 
-  #refuseWrite(error: number): ReadResult {
-    const { length } = this.#request;
-    if (length > MAX_SKIPPED_PAYLOAD_BYTES) {
-      this.problem = `a WRITE of ${length} bytes; at most ${this.#rules.maxPayloadBytes} are allowed`;
-      return 'lost';
+  /** BLOCK_STATUS with a payload: it has the length that is meant, and the contexts to tell. */
+  #filteredStatus(payload: Buffer): void {
+    const request = this.#request;
+    const filter = parseStatusFilter(payload, this.#rules.contexts);
+    if (filter === undefined) {
+      this.#replies.addError(request, NBD_ERROR.EINVAL, WRONG_FILTER);
+      return;
     }
+    request.length = filter.length;
+    const error = this.#judge();
+    if (error === NBD_ERROR.OK) this.#transmission.blockStatus(request, filter.contextIds);
+    else this.#refuse(error);
+  }
+
+  #refuse(error: number): void {
+    if (this.#rules.style === 'simple') {
+      this.#replies.addError(this.#request, error, '');
+      return;
+    }
+    const { message, offset } = explainRefusal(this.#request, this.#rules, error);
+    this.#replies.addError(this.#request, error, message, offset);
+  }
+
+  #refusePayload(error: number, message?: string): ReadResult {
+    const { length } = this.#request;
+    if (length > MAX_SKIPPED_PAYLOAD_BYTES) return this.#tooLong();
     this.#refusal = error;
+    this.#refusalText = message;
     this.#skipBytes = length;
     return this.#skip();
+  }
+
+  #tooLong(): ReadResult {
+    const { type, length } = this.#request;
+    const most = this.#rules.maxPayloadBytes;
+    this.problem = `a ${nameOf(NBD_CMD, type)} of ${length} bytes; at most ${most} are allowed`;
+    return 'lost';
   }
 
   #skip(): ReadResult {
@@ -114,7 +184,8 @@ export class RequestReader {
       received.want(1, false);
       return 'starved';
     }
-    this.#replies.addHeader(this.#refusal, this.#request.cookieHigh, this.#request.cookieLow);
+    if (this.#refusalText === undefined) this.#refuse(this.#refusal);
+    else this.#replies.addError(this.#request, this.#refusal, this.#refusalText);
     return 'taken';
   }
 

@@ -3,11 +3,21 @@
 import { AssertionError } from '../base/assert.ts';
 import type { Slab } from '../base/buffer-pool.ts';
 import type { MaybePromise } from '../base/maybe.ts';
-import type { BlockDevice } from '../blockdev/block-device.ts';
-import { NBD_CMD, NBD_CMD_FLAG_FUA, NBD_CMD_FLAG_NO_HOLE, NBD_ERROR } from '../nbdwire/constants.ts';
-import type { RequestHeader } from '../nbdwire/request.ts';
-import { nbdErrorOf } from './error-map.ts';
+import type { BlockDevice, Extent } from '../blockdev/block-device.ts';
+import { encodeBlockStatus, MAX_STATUS_RUNS, type StatusRun, StatusRuns } from '../nbdwire/block-status.ts';
+import {
+  NBD_CMD,
+  NBD_CMD_FLAG_DF,
+  NBD_CMD_FLAG_FUA,
+  NBD_CMD_FLAG_NO_HOLE,
+  NBD_CMD_FLAG_REQ_ONE,
+} from '../nbdwire/constants.ts';
+import { RequestHeader } from '../nbdwire/request.ts';
+import { ChunkedRead, planChunks } from './chunked-read.ts';
+import { judgeFailure } from './error-map.ts';
 import { readInPieces, writeInPieces } from './large-requests.ts';
+import { MAX_READ_CHUNKS, MIN_SPARSE_READ_BYTES, STATUS_WORK_BYTES } from './limits.ts';
+import type { MetaContext } from './meta-contexts.ts';
 import type { DetachedRead, ReplyQueue } from './reply-queue.ts';
 import type { SlabTally } from './slab-tally.ts';
 
@@ -18,9 +28,19 @@ export interface TransmissionEvents {
   failed(error: unknown): void;
 }
 
+/** What requests are carried out on. */
+export interface TransmissionTarget {
+  readonly device: BlockDevice;
+  /** By id. */
+  readonly metaContexts: readonly MetaContext[];
+}
+
 export class Transmission {
   readonly #device: BlockDevice;
+  readonly #contexts: readonly MetaContext[];
   readonly #maxRequestBytes: number;
+  /** READs of so many bytes are looked at for holes. */
+  readonly #sparseReadBytes: number;
   readonly #replies: ReplyQueue;
   readonly #tally: SlabTally;
   readonly #events: TransmissionEvents;
@@ -28,11 +48,22 @@ export class Transmission {
   #requests = 0;
   #bytes = 0;
 
-  /** @param tally counts the slabs of requests that the device has in hand */
-  constructor(device: BlockDevice, replies: ReplyQueue, tally: SlabTally, events: TransmissionEvents) {
+  /**
+   * @param replies with the style that the handshake agreed on
+   * @param tally counts the slabs of requests that the device has in hand
+   */
+  constructor(
+    { device, metaContexts }: TransmissionTarget,
+    replies: ReplyQueue,
+    tally: SlabTally,
+    events: TransmissionEvents,
+  ) {
     this.#tally = tally;
     this.#device = device;
+    this.#contexts = metaContexts;
     this.#maxRequestBytes = device.limits.maxRequestBytes;
+    const maySendHoles = replies.style !== 'simple' && device.limits.cheapExtents;
+    this.#sparseReadBytes = maySendHoles ? MIN_SPARSE_READ_BYTES : Number.POSITIVE_INFINITY;
     this.#replies = replies;
     this.#events = events;
   }
@@ -47,7 +78,7 @@ export class Transmission {
     return this.#bytes;
   }
 
-  /** Carries out a request without payload that was found valid. */
+  /** Carries out a request without payload that was found valid. BLOCK_STATUS has its own way. */
   run(request: RequestHeader): void {
     if (request.type === NBD_CMD.READ) {
       this.#read(request);
@@ -60,8 +91,8 @@ export class Transmission {
       this.#fail(request, error);
       return;
     }
-    if (result instanceof Promise) this.#await(request, result, undefined, undefined, 0);
-    else this.#replies.addHeader(NBD_ERROR.OK, request.cookieHigh, request.cookieLow);
+    if (result instanceof Promise) this.#await(this.#record(request, 0), result);
+    else this.#replies.addDone(request);
   }
 
   /** Carries out a valid WRITE. @param data lies in `slab`, and is lent until the device answers */
@@ -75,14 +106,44 @@ export class Transmission {
     }
     if (result instanceof Promise) {
       slab.retain();
-      this.#await(request, result, slab, undefined, data.length);
+      const record = this.#record(request, data.length);
+      record.slab = slab;
+      this.#hold(record, slab);
+      this.#await(record, result);
     } else {
-      this.#replies.addHeader(NBD_ERROR.OK, request.cookieHigh, request.cookieLow);
+      this.#replies.addDone(request);
     }
+  }
+
+  /** Carries out a valid BLOCK_STATUS. @param contextIds what to tell, at least one */
+  blockStatus(request: RequestHeader, contextIds: readonly number[]): void {
+    const chunks: Buffer[] = [];
+    let result: MaybePromise<void>;
+    try {
+      result = this.#tellStatus(request, contextIds, chunks);
+    } catch (error) {
+      this.#fail(request, error);
+      return;
+    }
+    if (!(result instanceof Promise)) {
+      for (const chunk of chunks) this.#replies.addBytes(chunk);
+      return;
+    }
+    const isOne = (request.flags & NBD_CMD_FLAG_REQ_ONE) !== 0;
+    const record = this.#record(request, isOne ? 0 : contextIds.length * STATUS_WORK_BYTES);
+    record.status = chunks;
+    this.#await(record, result);
   }
 
   #read(request: RequestHeader): void {
     const { length } = request;
+    if (length === 0) {
+      if (this.#replies.style === 'simple') this.#replies.addDone(request);
+      else this.#replies.addNone(request);
+      return;
+    }
+    const mayFragment = length >= this.#sparseReadBytes && (request.flags & NBD_CMD_FLAG_DF) === 0;
+    if (mayFragment && this.#readSparse(request)) return;
     const target = this.#replies.openRead(length);
     let result: MaybePromise<void>;
     try {
@@ -93,10 +154,103 @@ export class Transmission {
       return;
     }
     if (result instanceof Promise) {
-      this.#await(request, result, undefined, this.#replies.detachRead(), length);
+      const record = this.#record(request, length);
+      record.read = this.#replies.detachRead();
+      this.#hold(record, record.read.slab);
+      this.#await(record, result);
     } else {
-      this.#replies.commitRead(request.cookieHigh, request.cookieLow);
+      this.#replies.commitRead(request);
     }
+  }
+
+  /** Answers a READ in chunks where that spares enough. @returns false when it is best answered in one piece */
+  #readSparse(request: RequestHeader): boolean {
+    const { offset, length } = request;
+    let extents: MaybePromise<Extent[]>;
+    try {
+      extents = this.#device.extents(offset, length, MAX_READ_CHUNKS);
+    } catch (error) {
+      // They would only have spared bytes; the read itself says whether the disk is well.
+      if (error instanceof AssertionError) throw error;
+      return false;
+    }
+    if (extents instanceof Promise) {
+      const record = this.#record(request, length);
+      this.#await(record, this.#readWhenKnown(record, extents));
+      return true;
+    }
+    const chunks = planChunks(extents, offset, length);
+    if (!chunks) return false;
+    const reply = new ChunkedRead(this.#replies.pool, this.#replies.style, request, chunks);
+    let result: MaybePromise<void>;
+    try {
+      result = reply.fill(this.#device);
+    } catch (error) {
+      reply.slab.release();
+      this.#fail(request, error);
+      return true;
+    }
+    if (result instanceof Promise) {
+      const record = this.#record(request, length);
+      record.chunked = reply;
+      this.#hold(record, reply.slab);
+      this.#await(record, result);
+    } else {
+      this.#replies.addSlab(reply.slab, reply.length);
+    }
+    return true;
+  }
+
+  async #readWhenKnown(record: InFlight, extents: Promise<Extent[]>): Promise<void> {
+    const { request } = record;
+    const { offset, length } = request;
+    const known = await extents.catch((error: unknown) => {
+      if (error instanceof AssertionError) throw error;
+      return undefined;
+    });
+    const chunks = known && planChunks(known, offset, length);
+    const whole = [{ offset, length, hole: false }];
+    record.chunked = new ChunkedRead(this.#replies.pool, this.#replies.style, request, chunks ?? whole);
+    this.#hold(record, record.chunked.slab);
+    await record.chunked.fill(this.#device);
+  }
+
+  /** Makes all chunks before any is sent: a reply that has begun must not have to take anything back. */
+  #tellStatus(
+    from: RequestHeader,
+    contextIds: readonly number[],
+    chunks: Buffer[],
+    first = 0,
+  ): MaybePromise<void> {
+    const { offset, length, flags } = from;
+    const maxRuns = (flags & NBD_CMD_FLAG_REQ_ONE) === 0 ? MAX_STATUS_RUNS : 1;
+    for (let index = first; index < contextIds.length; index += 1) {
+      const id = contextIds[index]!;
+      const told = this.#contexts[id]!.runs(offset, length, maxRuns);
+      const last = index === contextIds.length - 1;
+      if (told instanceof Promise) {
+        // The reader fills its header again before this goes on.
+        const request = new RequestHeader();
+        request.copyFrom(from);
+        return told.then((runs) => {
+          chunks.push(this.#statusChunk(request, id, runs, maxRuns, last));
+          return this.#tellStatus(request, contextIds, chunks, index + 1);
+        });
+      }
+      chunks.push(this.#statusChunk(from, id, told, maxRuns, last));
+    }
+  }
+
+  #statusChunk(
+    request: RequestHeader,
+    id: number,
+    told: readonly StatusRun[],
+    maxRuns: number,
+    last: boolean,
+  ): Buffer {
+    const list = new StatusRuns(request.length, maxRuns);
+    for (const run of told) if (!list.add(run.length, run.flags)) break;
+    return encodeBlockStatus(this.#replies.style, request, id, list.runs, last);
   }
 
   #writeData(offset: number, data: Buffer, fua: boolean): MaybePromise<void> {
@@ -106,7 +260,6 @@ export class Transmission {
   }
 
   #readData(offset: number, target: Buffer): MaybePromise<void> {
-    if (target.length === 0) return undefined;
     if (target.length > this.#maxRequestBytes) return readInPieces(this.#device, offset, target);
     return this.#device.read(offset, target);
   }
@@ -129,67 +282,84 @@ export class Transmission {
     }
   }
 
-  #fail(request: RequestHeader, error: unknown): void {
-    this.#replies.addHeader(nbdErrorOf(error), request.cookieHigh, request.cookieLow);
-    this.#events.failed(error);
+  #fail(request: RequestHeader, thrown: unknown): void {
+    const failure = judgeFailure(request, thrown);
+    this.#replies.addError(request, failure.error, failure.message, failure.offset);
+    this.#events.failed(failure.cause);
   }
 
-  #await(
-    request: RequestHeader,
-    result: Promise<void>,
-    slab: Slab | undefined,
-    read: DetachedRead | undefined,
-    bytes: number,
-  ): void {
+  /** A record for a request that will be answered later. @param bytes of payload that it holds */
+  #record(request: RequestHeader, bytes: number): InFlight {
     const record = this.#freeRecords.pop() ?? new InFlight(this);
-    record.cookieHigh = request.cookieHigh;
-    record.cookieLow = request.cookieLow;
-    record.slab = slab;
-    record.read = read;
+    record.request.copyFrom(request);
     record.bytes = bytes;
-    const held = slab ?? read?.slab;
-    if (held) this.#tally.add(held);
     this.#requests += 1;
     this.#bytes += bytes;
+    return record;
+  }
+
+  /** Counts the slab of a request that is in flight. */
+  #hold(record: InFlight, slab: Slab): void {
+    record.held = slab;
+    this.#tally.add(slab);
+  }
+
+  #await(record: InFlight, result: Promise<void>): void {
     result.then(record.done, record.failed);
   }
 
   /** For records only: the device answered. */
-  finish(record: InFlight, error: unknown): void {
+  finish(record: InFlight, thrown: unknown): void {
+    const { request, read, chunked, status } = record;
     this.#requests -= 1;
     this.#bytes -= record.bytes;
-    const held = record.slab ?? record.read?.slab;
-    if (held) this.#tally.remove(held);
+    if (record.held) this.#tally.remove(record.held);
     record.slab?.release();
-    const code = error === undefined ? NBD_ERROR.OK : nbdErrorOf(error);
-    if (record.read && code === NBD_ERROR.OK) {
-      this.#replies.attachRead(record.read, record.cookieHigh, record.cookieLow);
+    if (thrown !== undefined) {
+      read?.slab.release();
+      chunked?.slab.release();
+      this.#fail(request, thrown);
+    } else if (read) {
+      this.#replies.attachRead(read, request);
+    } else if (chunked) {
+      this.#replies.addSlab(chunked.slab, chunked.length);
+    } else if (status) {
+      for (const chunk of status) this.#replies.addBytes(chunk);
     } else {
-      record.read?.slab.release();
-      this.#replies.addHeader(code, record.cookieHigh, record.cookieLow);
+      this.#replies.addDone(request);
     }
-    record.slab = undefined;
-    record.read = undefined;
+    record.clear();
     this.#freeRecords.push(record);
-    if (error !== undefined) this.#events.failed(error);
     this.#events.completed();
   }
 }
 
 /** One request that the device answers later. Used again for the next one. */
 class InFlight {
-  cookieHigh = 0;
-  cookieLow = 0;
+  readonly request = new RequestHeader();
   bytes = 0;
   /** Keeps a WRITE's data where it is. */
   slab: Slab | undefined;
+  /** The slab that was counted for it. */
+  held: Slab | undefined;
+  /** What the answer will be made of: at most one of these. */
   read: DetachedRead | undefined;
+  chunked: ChunkedRead | undefined;
+  status: readonly Buffer[] | undefined;
   readonly done: () => void;
   readonly failed: (error: unknown) => void;
 
   constructor(owner: Transmission) {
     this.done = () => owner.finish(this, undefined);
     this.failed = (error) => owner.finish(this, error ?? new Error('the device rejected without a reason'));
+  }
+
+  clear(): void {
+    this.held = undefined;
+    this.slab = undefined;
+    this.read = undefined;
+    this.chunked = undefined;
+    this.status = undefined;
   }
 }
 

@@ -24,6 +24,9 @@ export const NBD_EXPORT_NAME_ZEROES = 124;
 /** Bytes of zeroes that end the oldstyle greeting. */
 export const NBD_OLDSTYLE_ZEROES = 124;
 
+/** Chunks and descriptors should begin and end at multiples of this where they can, bytes. */
+export const SECTOR_GRID_BYTES = 512;
+
 /** Longest string the protocol allows, bytes. */
 export const NBD_MAX_STRING_BYTES = 4096;
 

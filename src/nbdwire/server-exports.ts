@@ -5,12 +5,14 @@ export interface ExportInfo {
   /** For people; at most 4096 bytes of UTF-8. */
   readonly description: string | undefined;
   readonly sizeBytes: number;
-  /** NBD_FLAG_* as sent to the client. */
+  /** NBD_FLAG_* as sent to the client, without those that depend on what it negotiated. */
   readonly transmissionFlags: number;
   readonly minBlockBytes: number;
   readonly preferredBlockBytes: number;
   /** Largest READ or WRITE that is advertised, bytes. */
   readonly maxPayloadBytes: number;
+  /** Names of the meta contexts that it offers; their ids are their places here. */
+  readonly contexts: readonly string[];
 }
 
 /** Where the handshake looks exports up. Asked anew for every option, so that exports may come and go. */

@@ -3,10 +3,12 @@
 import { assert } from '../base/assert.ts';
 import { KiB, MiB } from '../base/limits.ts';
 import {
+  NBD_FLAG_BLOCK_STAT_PAYLOAD,
   NBD_FLAG_C_FIXED_NEWSTYLE,
   NBD_FLAG_C_NO_ZEROES,
   NBD_FLAG_FIXED_NEWSTYLE,
   NBD_FLAG_NO_ZEROES,
+  NBD_FLAG_SEND_DF,
   NBD_MAGIC,
   NBD_OPT,
   NBD_OPTS_MAGIC,
@@ -14,6 +16,8 @@ import {
   NBD_REP_ERR,
   nameOf,
 } from './constants.ts';
+import type { ReplyStyle } from './reply.ts';
+import { encodeMetaContext, listContexts, parseContextRequest, selectContexts } from './server-contexts.ts';
 import type { ExportDirectory, ExportInfo } from './server-exports.ts';
 import { clientFlagsStruct, greetingStruct, optionStruct } from './server-layouts.ts';
 import {
@@ -44,11 +48,18 @@ export interface HandshakeOptions {
   readonly tls?: TlsMode;
 }
 
+/** What client and server agreed on for the requests. */
+export interface Agreement {
+  readonly style: ReplyStyle;
+  /** Ids of the meta contexts of the export that the client selected. */
+  readonly contexts: readonly number[];
+}
+
 export type HandshakeOutcome<E> =
   /** The client was told to start TLS: the handshake goes on inside, with what `secured` returns. */
   | { readonly kind: 'upgrade' }
   /** The client chose `target`: requests follow. */
-  | { readonly kind: 'transmission'; readonly target: E }
+  | ({ readonly kind: 'transmission'; readonly target: E } & Agreement)
   /** The client said goodbye: close after the replies. */
   | { readonly kind: 'aborted' }
   /** The client broke the protocol, or asked for what can only be refused by closing. */
@@ -68,6 +79,9 @@ export class ServerHandshake<E extends ExportInfo> {
   #output: Buffer[] = [];
   #outcome: HandshakeOutcome<E> | undefined;
   #refusing = false;
+  #style: ReplyStyle = 'simple';
+  /** What SET_META_CONTEXT selected last, and of which export. */
+  #selection: { readonly exportName: string; readonly contexts: readonly number[] } | undefined;
 
   constructor(exports: ExportDirectory<E>, { tls = 'off' }: HandshakeOptions = {}) {
     this.#exports = exports;
@@ -157,6 +171,8 @@ export class ServerHandshake<E extends ExportInfo> {
         }),
       );
     }
+    // It replaces what was selected before even when it fails, in whatever way.
+    if (option === NBD_OPT.SET_META_CONTEXT) this.#selection = undefined;
     if (length > MAX_OPTION_BYTES) {
       const message = `${length} bytes of option data; at most ${MAX_OPTION_BYTES} are allowed`;
       return this.#startSkip(length, encodeOptionError(option, { error: NBD_REP_ERR.TOO_BIG, message }));
@@ -203,10 +219,26 @@ export class ServerHandshake<E extends ExportInfo> {
       this.#answerExportName(data);
     } else if (this.#refusing) {
       this.#error(option, NBD_REP_ERR.SHUTDOWN, 'the server is shutting down');
-    } else if (option === NBD_OPT.LIST) {
-      this.#answerList(data);
     } else {
-      this.#answerInfo(option, data);
+      this.#answerRequest(option, data);
+    }
+  }
+
+  #answerRequest(option: number, data: Buffer): void {
+    switch (option) {
+      case NBD_OPT.LIST:
+        this.#answerList(data);
+        break;
+      case NBD_OPT.STRUCTURED_REPLY:
+      case NBD_OPT.EXTENDED_HEADERS:
+        this.#answerStyle(option, data);
+        break;
+      case NBD_OPT.LIST_META_CONTEXT:
+      case NBD_OPT.SET_META_CONTEXT:
+        this.#answerContexts(option, data);
+        break;
+      default:
+        this.#answerInfo(option, data);
     }
   }
 
@@ -231,6 +263,11 @@ export class ServerHandshake<E extends ExportInfo> {
   }
 
   #answerExportName(data: Buffer): void {
+    // The option has no room for an answer, and the extension forbids it from there on.
+    if (this.#style === 'extended') {
+      this.#reject('EXPORT_NAME after extended headers were agreed on');
+      return;
+    }
     const name = parseName(data);
     if (typeof name !== 'string') {
       this.#reject(name.message);
@@ -242,8 +279,8 @@ export class ServerHandshake<E extends ExportInfo> {
       return;
     }
     const withZeroes = ((this.#clientFlags ?? 0) & NBD_FLAG_C_NO_ZEROES) === 0;
-    this.#output.push(encodeExportNameReply(target, withZeroes));
-    this.#outcome = { kind: 'transmission', target };
+    this.#output.push(encodeExportNameReply(target, this.#flagsFor(target, true), withZeroes));
+    this.#outcome = this.#transmission(target);
   }
 
   #answerList(data: Buffer): void {
@@ -266,9 +303,69 @@ export class ServerHandshake<E extends ExportInfo> {
       this.#answerUnknown(option, request.name);
       return;
     }
-    this.#output.push(...encodeInfoReplies(option, target, request.wanted));
+    const flags = this.#flagsFor(target, option === NBD_OPT.GO);
+    this.#output.push(...encodeInfoReplies(option, target, flags, request.wanted));
     this.#reply(option, NBD_REP.ACK);
-    if (option === NBD_OPT.GO) this.#outcome = { kind: 'transmission', target };
+    if (option === NBD_OPT.GO) this.#outcome = this.#transmission(target);
+  }
+
+  /** Extended headers take the place of structured replies; there is no way back. Asking again changes nothing. */
+  #answerStyle(option: number, data: Buffer): void {
+    if (data.length > 0) {
+      const message = `${nameOf(NBD_OPT, option)} takes no data, got ${data.length} bytes`;
+      this.#error(option, NBD_REP_ERR.INVALID, message);
+    } else if (option === NBD_OPT.EXTENDED_HEADERS) {
+      this.#style = 'extended';
+      this.#reply(option, NBD_REP.ACK);
+    } else if (this.#style === 'extended') {
+      this.#error(option, NBD_REP_ERR.EXT_HEADER_REQD, 'extended headers were agreed on already');
+    } else {
+      this.#style = 'structured';
+      this.#reply(option, NBD_REP.ACK);
+    }
+  }
+
+  #answerContexts(option: number, data: Buffer): void {
+    if (this.#style === 'simple') {
+      this.#error(option, NBD_REP_ERR.INVALID, 'meta contexts need structured replies first');
+      return;
+    }
+    const request = parseContextRequest(data);
+    if ('error' in request) {
+      this.#error(option, request.error, request.message);
+      return;
+    }
+    const target = this.#exports.find(request.name);
+    if (target === undefined) {
+      this.#error(option, NBD_REP_ERR.UNKNOWN, `no export is named ${echo(request.name)}`);
+      return;
+    }
+    const selects = option === NBD_OPT.SET_META_CONTEXT;
+    const { contexts } = target;
+    const found = selects
+      ? selectContexts(contexts, request.queries)
+      : listContexts(contexts, request.queries);
+    if (selects) this.#selection = { exportName: target.name, contexts: found };
+    // In a list ids mean nothing, and the spec wants 0.
+    for (const id of found) this.#output.push(encodeMetaContext(option, selects ? id : 0, contexts[id]!));
+    this.#reply(option, NBD_REP.ACK);
+  }
+
+  /** A selection counts for the export that it was made for, whichever of its names the client used. */
+  #selectedOf(target: E): readonly number[] {
+    const selection = this.#selection;
+    return selection?.exportName === target.name ? selection.contexts : [];
+  }
+
+  #flagsFor(target: E, chooses: boolean): number {
+    let flags = target.transmissionFlags;
+    if (this.#style !== 'simple') flags |= NBD_FLAG_SEND_DF;
+    const filters = this.#style === 'extended' && (!chooses || this.#selectedOf(target).length > 0);
+    return filters ? flags | NBD_FLAG_BLOCK_STAT_PAYLOAD : flags;
+  }
+
+  #transmission(target: E): HandshakeOutcome<E> {
+    return { kind: 'transmission', target, style: this.#style, contexts: this.#selectedOf(target) };
   }
 
   /** The same answer whether there is such an export for others, or none at all. */
@@ -325,6 +422,10 @@ function isKnown(option: number): boolean {
     case NBD_OPT.STARTTLS:
     case NBD_OPT.INFO:
     case NBD_OPT.GO:
+    case NBD_OPT.STRUCTURED_REPLY:
+    case NBD_OPT.LIST_META_CONTEXT:
+    case NBD_OPT.SET_META_CONTEXT:
+    case NBD_OPT.EXTENDED_HEADERS:
       return true;
     default:
       return false;

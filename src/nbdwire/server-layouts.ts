@@ -4,6 +4,15 @@ import { struct } from '../wire/struct.ts';
 /** Server to client, first of all. */
 export const greetingStruct = struct('nbd greeting', 'be', { magic: 'u64', optsMagic: 'u64', flags: 'u16' });
 
+/** Server to client, instead of the greeting, when it speaks oldstyle; 124 zeroes follow. */
+export const oldstyleGreetingStruct = struct('nbd oldstyle greeting', 'be', {
+  magic: 'u64',
+  cliservMagic: 'u64',
+  sizeBytes: 'size64',
+  handshakeFlags: 'u16',
+  flags: 'u16',
+});
+
 /** Client to server, answers the greeting. */
 export const clientFlagsStruct = struct('nbd client flags', 'be', { flags: 'u32' });
 

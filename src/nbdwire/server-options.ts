@@ -2,9 +2,12 @@
 // checked against the data, and texts that go back are capped.
 import { isUtf8 } from 'node:buffer';
 import {
+  NBD_CLISERV_MAGIC,
   NBD_EXPORT_NAME_ZEROES,
   NBD_INFO,
+  NBD_MAGIC,
   NBD_MAX_STRING_BYTES,
+  NBD_OLDSTYLE_ZEROES,
   NBD_REP,
   NBD_REP_ERR,
   NBD_REP_MAGIC,
@@ -15,6 +18,7 @@ import {
   infoBlockSizeStruct,
   infoExportStruct,
   infoTextStruct,
+  oldstyleGreetingStruct,
   optionReplyStruct,
   serverReplyStruct,
 } from './server-layouts.ts';
@@ -85,8 +89,8 @@ export function encodeOptionError(option: number, { error, message }: OptionErro
 }
 
 /** The answer to EXPORT_NAME. */
-export function encodeExportNameReply(info: ExportInfo, withZeroes: boolean): Buffer {
-  const reply = exportNameReplyStruct.encode({ sizeBytes: info.sizeBytes, flags: info.transmissionFlags });
+export function encodeExportNameReply(info: ExportInfo, flags: number, withZeroes: boolean): Buffer {
+  const reply = exportNameReplyStruct.encode({ sizeBytes: info.sizeBytes, flags });
   return withZeroes ? Buffer.concat([reply, Buffer.alloc(NBD_EXPORT_NAME_ZEROES)]) : reply;
 }
 
@@ -98,9 +102,26 @@ export function encodeServerReply(option: number, info: ExportInfo): Buffer {
   return encodeOptionReply(option, NBD_REP.SERVER, head, name, description);
 }
 
-/** The information replies to INFO or GO, without the final ACK. */
-export function encodeInfoReplies(option: number, info: ExportInfo, wanted: ReadonlySet<number>): Buffer[] {
-  const { sizeBytes, transmissionFlags: flags, minBlockBytes, preferredBlockBytes, maxPayloadBytes } = info;
+/** The whole oldstyle negotiation: the server speaks, and requests follow. Spec: "Oldstyle negotiation". */
+export function encodeOldstyleGreeting({ sizeBytes, transmissionFlags }: ExportInfo): Buffer {
+  const greeting = oldstyleGreetingStruct.encode({
+    magic: NBD_MAGIC,
+    cliservMagic: NBD_CLISERV_MAGIC,
+    sizeBytes,
+    handshakeFlags: 0,
+    flags: transmissionFlags,
+  });
+  return Buffer.concat([greeting, Buffer.alloc(NBD_OLDSTYLE_ZEROES)]);
+}
+
+/** The information replies to INFO or GO, without the final ACK. @param flags transmission flags for this client */
+export function encodeInfoReplies(
+  option: number,
+  info: ExportInfo,
+  flags: number,
+  wanted: ReadonlySet<number>,
+): Buffer[] {
+  const { sizeBytes, minBlockBytes, preferredBlockBytes, maxPayloadBytes } = info;
   const replies = [infoExportStruct.encode({ type: NBD_INFO.EXPORT, sizeBytes, flags })];
   if (wanted.has(NBD_INFO.NAME)) replies.push(infoText(NBD_INFO.NAME, info.name));
   if (wanted.has(NBD_INFO.DESCRIPTION) && info.description !== undefined) {

@@ -32,7 +32,7 @@ class RefusingDevice extends PassThrough {
 
 class ForgetfulDevice extends PassThrough {
   override trim(offset: number, length: number, fua: boolean) {
-    return length === 512 ? undefined : super.trim(offset, length, fua);
+    return length <= 4096 ? undefined : super.trim(offset, length, fua);
   }
 }
 

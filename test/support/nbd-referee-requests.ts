@@ -42,7 +42,7 @@ const REQUEST_MAGIC = 0x25609513;
 const EXTENDED_REQUEST_MAGIC = 0x21e41c71;
 const MAX_PAYLOAD_BYTES = 64n * 1024n * 1024n;
 const MAX_SKIPPED_PAYLOAD_BYTES = 256n * 1024n * 1024n;
-const { OK, EPERM, EINVAL, ENOSPC, ENOTSUP } = NBD_ERROR;
+const { OK, EPERM, EINVAL, ENOSPC, EOVERFLOW, ENOTSUP } = NBD_ERROR;
 
 /** Reads all requests that are there whole. @returns why the connection has to end after them, or undefined */
 export function readRequests(client: Buffer, terms: Terms, into: AskedRequest[]): string | undefined {
@@ -123,7 +123,9 @@ function deservedErrors(request: Header, terms: Terms): ReadonlySet<number> {
   }
   const changes = type === NBD_CMD.WRITE || type === NBD_CMD.TRIM || type === NBD_CMD.WRITE_ZEROES;
   if (changes && readOnly) errors.add(EPERM);
-  if ((type === NBD_CMD.READ || type === NBD_CMD.WRITE) && length > MAX_PAYLOAD_BYTES) errors.add(EINVAL);
+  if ((type === NBD_CMD.READ || type === NBD_CMD.WRITE) && length > MAX_PAYLOAD_BYTES) {
+    errors.add(type === NBD_CMD.READ && terms.structured ? EOVERFLOW : EINVAL);
+  }
   if (terms.extended && type === NBD_CMD.WRITE && (flags & NBD_CMD_FLAG_PAYLOAD_LEN) === 0)
     errors.add(EINVAL);
   if (type === NBD_CMD.BLOCK_STATUS && length === 0n) errors.add(EINVAL);

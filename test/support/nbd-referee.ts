@@ -151,6 +151,7 @@ class Referee implements Judgement {
   #exportName(data: Buffer): { target: RefereeExport; flags: number } | undefined {
     const target = this.#find(data);
     if (target === undefined) return this.#end('EXPORT_NAME refused');
+    if (this.#extended) return this.#end('EXPORT_NAME with extended headers');
     const zeroes = (this.#clientFlags & 2) === 0 ? 124 : 0;
     const reply = this.#server.subarray(this.#heard, this.#heard + 10 + zeroes);
     if (reply.length < 10 + zeroes) return this.#fault('EXPORT_NAME has no whole answer');

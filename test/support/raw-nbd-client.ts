@@ -39,6 +39,108 @@ export function requestBytes(spec: RequestSpec): Buffer {
   return spec.data ? Buffer.concat([head, spec.data]) : head;
 }
 
+/** The same with extended headers. @param length what the header says: 64 bits */
+export function extendedRequestBytes(
+  spec: Omit<RequestSpec, 'length'> & { readonly length?: bigint | number },
+): Buffer {
+  const head = Buffer.alloc(32);
+  head.writeUInt32BE(spec.magic ?? 0x21e41c71, 0);
+  head.writeUInt16BE(spec.flags ?? (spec.data ? 32 : 0), 4);
+  head.writeUInt16BE(spec.type, 6);
+  head.writeBigUInt64BE(spec.cookie ?? 0n, 8);
+  head.writeBigUInt64BE(BigInt(spec.offset ?? 0), 16);
+  head.writeBigUInt64BE(BigInt(spec.length ?? spec.data?.length ?? 0), 24);
+  return spec.data ? Buffer.concat([head, spec.data]) : head;
+}
+
+/** One chunk of a structured or extended reply, or a simple reply, told apart by their magic. */
+export interface ReplyChunk {
+  readonly style: 'simple' | 'structured' | 'extended';
+  readonly cookie: bigint;
+  /** Of a simple reply. */
+  readonly error?: number;
+  readonly done: boolean;
+  readonly type: number;
+  /** The request's, in an extended reply. */
+  readonly offset?: bigint;
+  readonly payload: Buffer;
+}
+
+/** Data of LIST_META_CONTEXT and SET_META_CONTEXT. */
+export function contextData(name: string, queries: readonly string[]): Buffer {
+  const text = (value: string): Buffer => {
+    const bytes = Buffer.from(value);
+    const head = Buffer.alloc(4);
+    head.writeUInt32BE(bytes.length);
+    return Buffer.concat([head, bytes]);
+  };
+  const count = Buffer.alloc(4);
+  count.writeUInt32BE(queries.length);
+  return Buffer.concat([text(name), count, ...queries.map(text)]);
+}
+
+/** Takes the reply apart that `bytes` begin with; undefined when it isn't whole. */
+export function parseReply(
+  bytes: Buffer,
+): { readonly chunk: ReplyChunk; readonly length: number } | undefined {
+  if (bytes.length < 16) return undefined;
+  const magic = bytes.readUInt32BE(0);
+  if (magic === 0x67446698) {
+    const error = bytes.readUInt32BE(4);
+    const cookie = bytes.readBigUInt64BE(8);
+    const chunk = { style: 'simple', cookie, error, done: true, type: -1, payload: Buffer.alloc(0) } as const;
+    return { chunk, length: 16 };
+  }
+  const extended = magic === 0x6e8a278c;
+  if (!extended && magic !== 0x668e33ef) throw new Error(`wrong reply magic ${magic.toString(16)}`);
+  const head = extended ? 32 : 20;
+  if (bytes.length < head) return undefined;
+  const size = extended ? Number(bytes.readBigUInt64BE(24)) : bytes.readUInt32BE(16);
+  if (bytes.length < head + size) return undefined;
+  const chunk: ReplyChunk = {
+    style: extended ? 'extended' : 'structured',
+    cookie: bytes.readBigUInt64BE(8),
+    done: (bytes.readUInt16BE(4) & 1) === 1,
+    type: bytes.readUInt16BE(6),
+    ...(extended ? { offset: bytes.readBigUInt64BE(16) } : {}),
+    payload: Buffer.from(bytes.subarray(head, head + size)),
+  };
+  return { chunk, length: head + size };
+}
+
+/** What an error chunk says. */
+export function errorOf({ type, payload }: ReplyChunk): { error: number; message: string; offset?: bigint } {
+  if (type !== 0x8001 && type !== 0x8002) throw new Error(`chunk type ${type} is no error`);
+  const length = payload.readUInt16BE(4);
+  const message = payload.toString('utf8', 6, 6 + length);
+  const rest = payload.subarray(6 + length);
+  if (rest.length !== (type === 0x8002 ? 8 : 0)) throw new Error('an error chunk of a wrong length');
+  const error = payload.readUInt32BE(0);
+  return type === 0x8002 ? { error, message, offset: rest.readBigUInt64BE(0) } : { error, message };
+}
+
+/** What a block status chunk says, of either kind. */
+export function statusOf({ type, payload }: ReplyChunk): {
+  contextId: number;
+  runs: Array<[number, number]>;
+} {
+  const runs: Array<[number, number]> = [];
+  if (type === 5) {
+    if (payload.length < 12 || (payload.length - 4) % 8 !== 0) throw new Error('a wrong block status');
+    for (let at = 4; at < payload.length; at += 8) {
+      runs.push([payload.readUInt32BE(at), payload.readUInt32BE(at + 4)]);
+    }
+  } else {
+    if (type !== 6 || payload.readUInt32BE(4) * 16 + 8 !== payload.length)
+      throw new Error('a wrong block status');
+    for (let at = 8; at < payload.length; at += 16) {
+      runs.push([Number(payload.readBigUInt64BE(at)), Number(payload.readBigUInt64BE(at + 8))]);
+    }
+  }
+  if (runs.length === 0) throw new Error('a block status without descriptors');
+  return { contextId: payload.readUInt32BE(0), runs };
+}
+
 /** Bytes of one option. @param length what the header says, when it shall lie */
 export function optionBytes(option: number, data: Buffer = Buffer.alloc(0), length = data.length): Buffer {
   const head = Buffer.alloc(16);

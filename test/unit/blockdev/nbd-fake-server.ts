@@ -197,6 +197,7 @@ export class FakeNbdServer {
       minBlockBytes: this.minBlockBytes,
       preferredBlockBytes: this.preferredBlockBytes,
       maxPayloadBytes: this.maxPayloadBytes,
+      contexts: [],
     };
     const handshake = new ServerHandshake({
       list: () => [found],

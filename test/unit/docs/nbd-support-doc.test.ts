@@ -55,8 +55,16 @@ describe('docs/protocol/nbd-support.md', () => {
   test.each(Object.entries(NBD_CMD))('command %s is refused exactly where the page says so', (name, id) => {
     if (name === 'DISC') return;
     const request = new RequestHeader();
-    Object.assign(request, { type: id, flags: 0, offset: 0, length: 0 });
-    const rules = { sizeBytes: 1024, readOnly: false, minBlockBytes: 1, maxPayloadBytes: 1024 };
+    Object.assign(request, { type: id, flags: 0, offset: 0, length: id === NBD_CMD.FLUSH ? 0 : 512 });
+    const rules = {
+      sizeBytes: 1024,
+      readOnly: false,
+      minBlockBytes: 1,
+      maxPayloadBytes: 1024,
+      fastZero: 'always',
+      style: 'structured',
+      contexts: [0],
+    } as const;
     const refused = checkRequest(request, rules) === NBD_ERROR.EINVAL;
     expect(refused).toBe(table('Commands').get(name)!.startsWith('EINVAL'));
   });

@@ -5,6 +5,7 @@ import { KiB, MiB } from '../../../src/base/limits.ts';
 import { GATHER_BYTES } from '../../../src/nbd/limits.ts';
 import { ReplyQueue } from '../../../src/nbd/reply-queue.ts';
 import { SlabTally } from '../../../src/nbd/slab-tally.ts';
+import { RequestHeader } from '../../../src/nbdwire/request.ts';
 
 class Outlet {
   readonly pool = new SlabPool({ poison: true });
@@ -22,6 +23,13 @@ class Outlet {
   }
 }
 
+/** Any request with this cookie. */
+function to(cookie: number): RequestHeader {
+  const request = new RequestHeader();
+  request.cookieLow = cookie;
+  return request;
+}
+
 function header(cookie: number, error = 0): string {
   const bytes = Buffer.alloc(16);
   bytes.writeUInt32BE(0x67446698);
@@ -33,7 +41,7 @@ function header(cookie: number, error = 0): string {
 describe('the reply queue', () => {
   it('sends many small replies as one chunk, and rests without memory', () => {
     const { queue, sends, pool } = new Outlet();
-    for (let i = 0; i < 100; i += 1) queue.addHeader(i % 3, 0, i);
+    for (let i = 0; i < 100; i += 1) queue.addError(to(i), i % 3, '');
     expect(sends).toEqual([]);
     expect(queue.unsentBytes).toBe(1600);
     queue.flush();
@@ -47,11 +55,11 @@ describe('the reply queue', () => {
 
   it('puts READ data behind its header without a copy', () => {
     const outlet = new Outlet();
-    outlet.queue.addHeader(0, 0, 1);
+    outlet.queue.addDone(to(1));
     const target = outlet.queue.openRead(4 * KiB);
     target.fill(7);
-    outlet.queue.commitRead(0, 2);
-    outlet.queue.addHeader(0, 0, 3);
+    outlet.queue.commitRead(to(2));
+    outlet.queue.addDone(to(3));
     const bytes = outlet.takeAll();
     expect(bytes.toString('hex', 0, 32)).toBe(header(1) + header(2));
     expect(bytes.subarray(32, 32 + 4 * KiB).every((byte) => byte === 7)).toBe(true);
@@ -62,7 +70,7 @@ describe('the reply queue', () => {
     const outlet = new Outlet();
     outlet.queue.openRead(4 * MiB).fill(9);
     expect(outlet.pool.liveBytes).toBe(4 * MiB);
-    outlet.queue.commitRead(0, 1);
+    outlet.queue.commitRead(to(1));
     const bytes = outlet.takeAll();
     expect(bytes.length).toBe(4 * MiB + 16);
     expect(bytes.toString('hex', 0, 17)).toBe(`${header(1)}09`);
@@ -73,7 +81,7 @@ describe('the reply queue', () => {
     const outlet = new Outlet();
     outlet.queue.openRead(length).fill(9);
     outlet.queue.dropRead();
-    outlet.queue.addHeader(5, 0, 1);
+    outlet.queue.addError(to(1), 5, '');
     expect(outlet.takeAll().toString('hex')).toBe(header(1, 5));
     expect(outlet.pool.liveBytes).toBe(0);
   });
@@ -81,20 +89,20 @@ describe('the reply queue', () => {
   it.each([512, 4 * KiB, 1 * MiB])('keeps READs of %i that are answered later, in any order', (length) => {
     const outlet = new Outlet();
     const { queue } = outlet;
-    queue.addHeader(0, 0, 100);
+    queue.addDone(to(100));
     const reads = [1, 2, 3].map((cookie) => {
       const target = queue.openRead(length);
       return { cookie, target, read: queue.detachRead() };
     });
-    queue.addHeader(0, 0, 101);
+    queue.addDone(to(101));
     expect(outlet.takeAll().toString('hex')).toBe(header(100) + header(101));
     for (const index of [2, 0]) {
       const { cookie, target, read } = reads[index]!;
       target.fill(cookie);
-      queue.attachRead(read, 0, cookie);
+      queue.attachRead(read, to(cookie));
     }
     reads[1]!.read.slab.release();
-    queue.addHeader(5, 0, 2);
+    queue.addError(to(2), 5, '');
     const bytes = outlet.takeAll();
     const data = (cookie: number) => header(cookie) + Buffer.alloc(length, cookie).toString('hex');
     expect(bytes.toString('hex') === data(3) + data(1) + header(2, 5)).toBe(true);
@@ -105,9 +113,9 @@ describe('the reply queue', () => {
     const outlet = new Outlet();
     outlet.queue.openRead(512).fill(1);
     const read = outlet.queue.detachRead();
-    outlet.queue.addHeader(0, 0, 2);
-    outlet.queue.attachRead(read, 0, 1);
-    outlet.queue.addHeader(0, 0, 3);
+    outlet.queue.addDone(to(2));
+    outlet.queue.attachRead(read, to(1));
+    outlet.queue.addDone(to(3));
     const expected = header(2) + header(1) + Buffer.alloc(512, 1).toString('hex') + header(3);
     expect(outlet.takeAll().toString('hex')).toBe(expected);
   });
@@ -116,7 +124,7 @@ describe('the reply queue', () => {
     const { queue, sends } = new Outlet();
     for (let i = 0; i < 20; i += 1) {
       queue.openRead(64 * KiB);
-      queue.commitRead(0, i);
+      queue.commitRead(to(i));
     }
     expect(sends.length).toBeGreaterThanOrEqual(3);
     for (const chunks of sends) {
@@ -130,7 +138,7 @@ describe('the reply queue', () => {
     const { queue, sends } = outlet;
     for (let i = 0; i < 200; i += 1) {
       queue.openRead(1000).fill(i);
-      queue.commitRead(0, i);
+      queue.commitRead(to(i));
       if (i % 7 === 0) queue.flush();
       if (i % 50 === 49) expect(queue.unsentBytes).toBe((i + 1) * 1016);
     }
@@ -150,14 +158,14 @@ describe('the reply queue', () => {
     const early = queue.detachRead();
     queue.openRead(1 * MiB);
     const large = queue.detachRead();
-    queue.addHeader(0, 0, 1);
+    queue.addDone(to(1));
     queue.flush();
-    queue.addHeader(0, 0, 2);
+    queue.addDone(to(2));
     queue.close();
     sends.length = 0;
-    queue.attachRead(early, 0, 3);
-    queue.attachRead(large, 0, 4);
-    queue.addHeader(0, 0, 5);
+    queue.attachRead(early, to(3));
+    queue.attachRead(large, to(4));
+    queue.addDone(to(5));
     queue.flush();
     expect(sends).toEqual([]);
     expect(pool.liveBytes).toBe(0);

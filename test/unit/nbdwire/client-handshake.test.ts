@@ -389,7 +389,7 @@ describe('ClientHandshake', () => {
   });
 
   it("agrees with this package's own server, whatever the pieces", () => {
-    const found = { name: 'disk', description: 'a disk', ...EXPORT, transmissionFlags: FLAGS };
+    const found = { name: 'disk', description: 'a disk', ...EXPORT, transmissionFlags: FLAGS, contexts: [] };
     for (const size of [1, 5, 1000]) {
       const server = new ServerHandshake({ list: () => [found], find: () => found });
       const toServer: Buffer[] = [];

@@ -15,6 +15,7 @@ const DISK: ExportInfo = {
   transmissionFlags: 1,
   minBlockBytes: 1,
   preferredBlockBytes: 4096,
+  contexts: ['base:allocation'],
   maxPayloadBytes: 32 * MiB,
 };
 

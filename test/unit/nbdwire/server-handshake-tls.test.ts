@@ -21,6 +21,7 @@ const DISK: ExportInfo = {
   minBlockBytes: 1,
   preferredBlockBytes: 4096,
   maxPayloadBytes: 32 * MiB,
+  contexts: ['base:allocation'],
 };
 const { STARTTLS, EXPORT_NAME, ABORT, LIST, INFO, GO } = NBD_OPT;
 const START = optionBytes(STARTTLS);
@@ -196,7 +197,7 @@ describe('inside TLS', () => {
     expect(ask(talk, INFO, infoData('nope'))).toEqual(['UNKNOWN']);
     expect(ask(talk, INFO, infoData('disk'))).toEqual(['INFO', 'ACK']);
     talk.say(GO_DISK);
-    expect(talk.outcome).toEqual({ kind: 'transmission', target: DISK });
+    expect(talk.outcome).toEqual({ kind: 'transmission', target: DISK, style: 'simple', contexts: [] });
   });
 
   it('no greeting comes again, and an option is what is awaited', () => {
