@@ -51,6 +51,8 @@ export async function openQemuImage(options: QemuImageOptions): Promise<QemuImag
       reconnectTimeoutMs: RECONNECT_TIMEOUT_MS,
       // A process that died is not replaced, so nothing is kept for its successor.
       unflushedBytes: 0,
+      // It serves one.
+      connections: 1,
     });
     logger.info({ path, format, pid: server.pid }, 'opened the image through qemu-nbd');
     server.watch();

@@ -80,6 +80,8 @@ export class Connection {
   #pumpScheduled = false;
   #sending = false;
   #disconnecting = false;
+  #draining = false;
+  #graceMs = 0;
   #batch = 0;
   /** Written chunk that waits to learn whether it is its batch's last. */
   #heldChunk: Buffer | undefined;
@@ -143,6 +145,7 @@ export class Connection {
   disconnect(graceMs: number): void {
     if (this.#disconnecting || this.#lost) return;
     this.#disconnecting = true;
+    clearTimeout(this.#leaveTimer);
     if (!this.#export) {
       this.abandon(new Error('closed during the handshake'));
       return;
@@ -152,6 +155,17 @@ export class Connection {
       () => this.abandon(new Error('the server did not end the connection')),
       graceMs,
     );
+  }
+
+  /** Sends nothing new, and disconnects once everything is answered, or after `waitMs`. */
+  drain(waitMs: number, graceMs: number): void {
+    if (this.#draining || this.#disconnecting || this.#lost) return;
+    this.#draining = true;
+    this.#graceMs = graceMs;
+    if (this.#inFlight.size === 0) this.disconnect(graceMs);
+    else {
+      this.#leaveTimer = setTimeout(() => this.abandon(new Error('requests were left unanswered')), waitMs);
+    }
   }
 
   /** Ends the connection now. */
@@ -172,7 +186,7 @@ export class Connection {
 
   readonly #pump = (): void => {
     this.#pumpScheduled = false;
-    if (this.#lost || this.#sending || this.#disconnecting) return;
+    if (this.#lost || this.#sending || this.#disconnecting || this.#draining) return;
     let headersEnd = 0;
     let headersStart = 0;
     let payloadBytes = 0;
@@ -327,7 +341,8 @@ export class Connection {
   #finish(request: Request): void {
     this.#inFlight.remove(request);
     this.#owner.answered(request);
-    this.wake();
+    if (this.#draining && this.#inFlight.size === 0) this.disconnect(this.#graceMs);
+    else this.wake();
   }
 
   #ended(): void {

@@ -94,6 +94,11 @@ export class NbdDevice implements BlockDevice {
     return this.#link.state;
   }
 
+  /** Connections that carry requests at this moment. */
+  get connections(): number {
+    return this.#link.connections;
+  }
+
   read(offset: number, target: Buffer): MaybePromise<void> {
     this.#checkOpen();
     if (target.length === 0) return;

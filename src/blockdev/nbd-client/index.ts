@@ -10,6 +10,9 @@ import { NbdDevice } from './device.ts';
 import { NbdLink } from './link.ts';
 import { openError } from './open-error.ts';
 
+/** Most connections to one server. */
+const MAX_CONNECTIONS = 16;
+
 export interface OpenNbdOptions {
   readonly logger: Logger;
   /** Refuse changes, whatever the server allows. Default false. */
@@ -25,6 +28,11 @@ export interface OpenNbdOptions {
   readonly reconnectTimeoutMs?: number;
   /** Requests that are sent before an answer is awaited. Default 128. */
   readonly maxInFlight?: number;
+  /**
+   * Connections to a server that says that it can take several (CAN_MULTI_CONN), 1 to 16. Requests are spread over
+   * them; when one is lost all are renewed. Default 1: more may use up all that a server admits, and keep others out.
+   */
+  readonly connections?: number;
   /** How long close waits for requests in flight, and for the last FLUSH, milliseconds each. Default 10 s. */
   readonly closeTimeoutMs?: number;
   /**
@@ -56,6 +64,7 @@ export async function openNbdDevice(uri: string, options: OpenNbdOptions): Promi
       requestTimeoutMs: options.requestTimeoutMs ?? 0,
       reconnectTimeoutMs: options.reconnectTimeoutMs ?? 30_000,
       maxInFlight: options.maxInFlight ?? 128,
+      connections: Math.max(1, Math.min(MAX_CONNECTIONS, options.connections ?? 1)),
       unflushedBytes: options.unflushedBytes ?? 64 * MiB,
       backoff: options.backoff ?? DEFAULT_BACKOFF,
     },

@@ -9,7 +9,8 @@ export const LINK_STATES = {
   replaying:
     'Negotiated; changes that were answered but never flushed are sent once more, before anything else.',
   live: 'Requests flow.',
-  leaving: 'The server announced its shutdown; its last replies are awaited, nothing new is sent.',
+  leaving:
+    'The server announced its shutdown, or one of several connections is gone; last replies are awaited, nothing new is sent.',
   waiting: 'The connection is gone; the next attempt is due after a pause, requests wait for it.',
   failed: 'The server can never continue what was begun; every request fails.',
   closing: 'Told to close; the server was told, its end of the connection is awaited.',
@@ -23,7 +24,7 @@ export const LINK_EVENTS = {
   ready: 'the handshake ended with an export',
   replayed: 'everything that had to be sent once more was answered',
   refused: 'the first attempt failed, or the export is no longer the one that was opened',
-  leave: 'the server answered ESHUTDOWN',
+  leave: 'the server answered ESHUTDOWN, or one of several connections is gone',
   lost: 'the connection is gone',
   retry: 'the pause is over',
   close: 'the user wants no more',

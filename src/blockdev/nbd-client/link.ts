@@ -16,21 +16,16 @@ import { NBD_CMD, NBD_FLAG_READ_ONLY, NBD_FLAG_SEND_FLUSH } from '../../nbdwire/
 import type { StatusList } from '../../nbdwire/status-list.ts';
 import type { NbdAddress } from '../nbd-uri.ts';
 import type { BackoffOptions } from './backoff.ts';
-import {
-  Connection,
-  type ConnectionOptions,
-  type ConnectionOwner,
-  lossMessage,
-  type Security,
-} from './connection.ts';
+import { lossMessage, type Security } from './connection.ts';
 import { Durability } from './durability.ts';
 import { whatChanged } from './export-change.ts';
+import { Fleet, type FleetEnd, type FleetOptions, type FleetOwner } from './fleet.ts';
 import { type LinkEvent, type LinkState, nextLinkState } from './link-states.ts';
 import { Outage } from './outage.ts';
 import { Replay, splitEntries } from './replay.ts';
 import { type Request, RequestPool, RequestQueue } from './request.ts';
 
-export interface LinkOptions extends ConnectionOptions {
+export interface LinkOptions extends FleetOptions {
   /** How long requests wait for a lost server before they fail with EIO, milliseconds. */
   readonly reconnectTimeoutMs: number;
   /** See UnflushedLog. */
@@ -44,12 +39,8 @@ const COMPACT_CHANGE_BYTES = 1 * GiB;
 /** Connections that a request may cost, by what the server sends in reply, before it fails. */
 const MAX_BREAKS = 3;
 
-/** How long a server may take to end a connection that was told DISC. */
-const GOODBYE_MS = 2000;
-
-export class NbdLink implements ConnectionOwner {
+export class NbdLink implements FleetOwner {
   readonly #address: NbdAddress;
-  readonly #security: Security | undefined;
   readonly #options: LinkOptions;
   readonly #log: Logger;
   #state: LinkState = 'idle';
@@ -58,7 +49,7 @@ export class NbdLink implements ConnectionOwner {
   #style: TransmissionStyle = 'simple';
   readonly #opened: Deferred<NbdExport> = deferred();
   readonly #closed: Deferred<void> = deferred();
-  #connection: Connection | undefined;
+  readonly #fleet: Fleet;
   #upSinceMs: number | undefined;
   #fatal: Error | undefined;
 
@@ -77,15 +68,25 @@ export class NbdLink implements ConnectionOwner {
 
   constructor(address: NbdAddress, security: Security | undefined, options: LinkOptions, log: Logger) {
     this.#address = address;
-    this.#security = security;
     this.#options = options;
     this.#log = log;
+    this.#fleet = new Fleet(address, security, options, this, log);
     this.#durability = new Durability(undefined, () => {});
     this.#outage = new Outage(options.backoff, options.reconnectTimeoutMs, () => this.#giveUp());
   }
 
   get state(): LinkState {
     return this.#state;
+  }
+
+  /** Connections that carry requests. */
+  get connections(): number {
+    return this.#fleet.size;
+  }
+
+  /** Requests that wait to be sent. */
+  get queued(): number {
+    return this.#changes.size + this.#others.size;
   }
 
   /** Whether a FLUSH has something to make durable, or a loss to tell. */
@@ -159,24 +160,23 @@ export class NbdLink implements ConnectionOwner {
 
   readonly #enter: Readonly<Record<LinkState, () => void>> = {
     idle: () => {},
-    dialing: () => {
-      this.#connection = new Connection(this.#address, this.#security, this.#options, this);
-    },
+    dialing: () => this.#fleet.dial(),
     handshake: () => {},
     replaying: () => this.#startReplay(),
     live: () => {
       this.#outage.ended();
       this.#checkpoint();
-      this.#connection?.wake();
+      this.#fleet.wake();
+      this.#fleet.expand(this.#export!);
     },
-    leaving: () => this.#connection?.disconnect(GOODBYE_MS),
+    leaving: () => this.#fleet.leave(),
     waiting: () => this.#outage.pause(() => this.#dispatch('retry')),
     failed: () => {
       this.#outage.stop();
       this.#failWaiting(this.#refusal()!);
-      this.#connection?.abandon(new Error('given up'));
+      this.#fleet.abandon(new Error('given up'));
     },
-    closing: () => this.#connection?.disconnect(GOODBYE_MS),
+    closing: () => this.#fleet.disconnect(),
     closed: () => {
       this.#outage.stop();
       this.#failWaiting(this.#refusal()!);
@@ -200,7 +200,7 @@ export class NbdLink implements ConnectionOwner {
     if (this.#state === 'dialing') this.#dispatch('connected');
   }
 
-  ready(_connection: Connection, found: NbdExport): void {
+  ready(found: NbdExport): void {
     if (this.#state !== 'handshake') return;
     const changed = this.#export && whatChanged(this.#export, found);
     if (changed !== undefined) {
@@ -217,13 +217,17 @@ export class NbdLink implements ConnectionOwner {
     this.#dispatch('ready');
   }
 
-  refused(): void {
+  unsuited(found: NbdExport): string | undefined {
+    return whatChanged(this.#export!, found);
+  }
+
+  breaking(): void {
     if (this.#state === 'live' || this.#state === 'replaying') this.#dispatch('leave');
   }
 
-  lost(connection: Connection, error: Error): void {
-    this.#connection = undefined;
-    this.#takeBack(connection, error);
+  lost(end: FleetEnd): void {
+    const { error } = end;
+    this.#takeBack(end);
     if (this.#state === 'failed') return;
     if (this.#state === 'closing') {
       this.#dispatch('lost');
@@ -235,7 +239,7 @@ export class NbdLink implements ConnectionOwner {
       this.#dispatch('refused');
       return;
     }
-    this.#noteOutage(connection, error);
+    this.#noteOutage(end);
     this.#dispatch('lost');
   }
 
@@ -248,11 +252,11 @@ export class NbdLink implements ConnectionOwner {
     this.#opened.resolve(found);
   }
 
-  #takeBack(connection: Connection, reason: Error): void {
+  #takeBack({ error: reason, unanswered }: FleetEnd): void {
     const changes: Request[] = [];
     const others: Request[] = [];
     const broken: Request[] = [];
-    for (const request of connection.takeUnanswered()) {
+    for (const request of unanswered) {
       if (request.origin === 'replay') this.#pool.give(request);
       else if (request.breaks >= MAX_BREAKS) broken.push(request);
       else (request.changesDisk ? changes : others).push(request);
@@ -267,10 +271,10 @@ export class NbdLink implements ConnectionOwner {
     }
   }
 
-  #noteOutage(connection: Connection, error: Error): void {
+  #noteOutage({ error, answers }: FleetEnd): void {
     const upMs = this.#upSinceMs === undefined ? undefined : performance.now() - this.#upSinceMs;
     this.#upSinceMs = undefined;
-    this.#outage.began({ upMs, answers: connection.answers, wanted: this.#pending > 0 });
+    this.#outage.began({ upMs, answers, wanted: this.#pending > 0 });
     const fields = { reason: lossMessage(error), waiting: this.#pending, attempts: this.#outage.attempts };
     if (upMs !== undefined) this.#log.warn(fields, 'lost the NBD server; reconnecting');
     else this.#log.debug(fields, 'the NBD server is still away');
@@ -328,7 +332,7 @@ export class NbdLink implements ConnectionOwner {
     this.#pending += 1;
     if (request.changesDisk) this.#changes.push(request);
     else this.#others.push(request);
-    this.#connection?.wake();
+    this.#fleet.wake();
   }
 
   nextToSend(): Request | undefined {
@@ -405,7 +409,7 @@ export class NbdLink implements ConnectionOwner {
     const largest = this.#style === 'extended' ? Number.MAX_SAFE_INTEGER : COMPACT_CHANGE_BYTES;
     this.#replay = new Replay(splitEntries(this.#durability.toReplay(), largest));
     if (this.#replay.finished) this.#dispatch('replayed');
-    else this.#connection?.wake();
+    else this.#fleet.wake();
   }
 
   #nextToReplay(): Request | undefined {
