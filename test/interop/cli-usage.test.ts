@@ -75,7 +75,7 @@ describe('wrong use exits 2 with one line that says what is wrong and what is al
     [['pase', 'a'], /did you mean pause\?/],
     [['resume'], /name the volume: repagent resume disk/],
     [['readonly', 'a'], /name the volume and say on or off/],
-    [['readonly', 'a', 'of'], /"of" is neither on nor off \(did you mean off\?\)/],
+    [['readonly', 'a', 'of'], /"of" is neither on nor off$/m],
     [['adjust', 'a', 'rate'], /name the volume, the filter and what changes/],
     [['adjust', 'a', 'rate', 'fast'], /"fast" is not OPTION=VALUE/],
     [['status', 'extra'], /unexpected "extra"; see: repagent help status/],

@@ -1,7 +1,7 @@
 // `repagent readonly`: its options. The body is in run/adjust.ts.
 import { UsageError } from '../../base/errors.ts';
 import { defineCommand } from '../command.ts';
-import { didYouMean, type OptionTable } from '../option-table.ts';
+import type { OptionTable } from '../option-table.ts';
 import { parseControl } from '../parse-address.ts';
 import { askControlOption, volumeNameOption } from './shared-options.ts';
 
@@ -27,8 +27,9 @@ export const readonlyCommand = defineCommand({
     if (volume === undefined || wanted === undefined) {
       throw new UsageError('name the volume and say on or off: repagent readonly disk on');
     }
+    // No guess: `of` is as near to the one as to the other, and they are opposites.
     if (!SWITCH.includes(wanted)) {
-      throw new UsageError(`${JSON.stringify(wanted)} is neither on nor off${didYouMean(wanted, SWITCH)}`);
+      throw new UsageError(`${JSON.stringify(wanted)} is neither on nor off`);
     }
     const control = raw.control === undefined ? undefined : parseControl(raw.control);
     const { runAdjust } = await import('../run/adjust.ts');
