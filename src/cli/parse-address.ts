@@ -80,16 +80,23 @@ export function formatHostPort({ host, port }: HostPort): string {
 }
 
 /**
- * Refuses an address that other machines can reach, unless the user accepted it.
+ * Refuses an address that other machines can reach, unless that is accepted.
+ * @param remedy a way to make it secure, for the error
  * @throws UsageError
  */
-export function checkExposure(addresses: readonly ListenAddress[], insecure: boolean, what: string): void {
-  if (insecure) return;
+export function checkExposure(
+  addresses: readonly ListenAddress[],
+  accepted: boolean,
+  what: string,
+  remedy?: string,
+): void {
+  if (accepted) return;
   for (const address of addresses) {
     if (address.kind === 'unix' || isLoopbackHost(address.host)) continue;
     throw new UsageError(
       `--listen: ${formatHostPort(address)} can be reached from other machines, and ${what} are neither ` +
-        'encrypted nor authenticated; listen on 127.0.0.1 or unix:PATH, or accept it with --insecure',
+        `encrypted nor authenticated; listen on 127.0.0.1 or unix:PATH, ${remedy === undefined ? '' : `${remedy}, `}` +
+        'or accept it with --insecure',
     );
   }
 }

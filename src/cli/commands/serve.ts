@@ -7,7 +7,6 @@ import type { ControlAddress } from '../../control/address.ts';
 import { defineCommand } from '../command.ts';
 import type { OptionTable, RawOptions } from '../option-table.ts';
 import {
-  checkExposure,
   DEFAULT_NBD_LISTEN,
   type HostPort,
   type ListenAddress,
@@ -17,6 +16,7 @@ import {
 } from '../parse-address.ts';
 import { type ExportSettings, parseExports } from '../parse-export.ts';
 import { isNbdUri, type NamedSource, parseImages } from '../parse-image.ts';
+import { checkNbdExposure, checkTlsRules, parseTls, TLS_OPTIONS, type TlsConfig } from '../parse-tls.ts';
 import { agentStateDir, parseCount, parseVmName } from '../parse-values.ts';
 import { insecureOption, listenControlOption, logLevelOption } from './shared-options.ts';
 
@@ -64,6 +64,7 @@ export const SERVE_OPTIONS = {
       'who may use exports without an allow of their own: addresses and NETWORK/PREFIX joined by +, unix for local sockets',
     fallback: 'everybody who can connect',
   },
+  ...TLS_OPTIONS,
   control: listenControlOption,
   'read-only': { type: 'flag', describe: 'refuse writes' },
   'max-connections': { type: 'text', describe: 'NBD connections at a time', fallback: '1024' },
@@ -93,6 +94,7 @@ export interface ServeConfig {
   readonly filters: readonly string[];
   /** One for every image, by name. */
   readonly exports: ReadonlyMap<string, ExportSettings>;
+  readonly tls: TlsConfig;
   readonly control: ControlAddress | undefined;
   readonly maxConnections: number | undefined;
   readonly queueBytes: number;
@@ -109,7 +111,14 @@ export function resolveServe(raw: RawOptions<typeof SERVE_OPTIONS>): ServeConfig
   const format = parseFormat(raw.format ?? 'raw');
   const listen = (raw.listen ?? []).map((text) => parseListen(text));
   const vmName = parseVmName(raw['vm-name']);
-  checkExposure(listen, raw.insecure ?? false, 'NBD connections');
+  const tls = parseTls(raw);
+  checkNbdExposure(listen, tls, raw.insecure ?? false);
+  const exports = parseExports(
+    raw.export ?? [],
+    images.map((image) => image.name),
+    { allow: raw.allow, readOnly: raw['read-only'] ?? false },
+  );
+  checkTlsRules(exports, tls);
   return {
     images,
     format,
@@ -118,11 +127,8 @@ export function resolveServe(raw: RawOptions<typeof SERVE_OPTIONS>): ServeConfig
     hub: raw.hub === undefined ? undefined : parseHub(raw.hub),
     vmName,
     filters: raw.filter ?? [],
-    exports: parseExports(
-      raw.export ?? [],
-      images.map((image) => image.name),
-      { allow: raw.allow, readOnly: raw['read-only'] ?? false },
-    ),
+    exports,
+    tls,
     control: raw.control === undefined ? undefined : parseControl(raw.control),
     maxConnections:
       raw['max-connections'] === undefined
@@ -184,6 +190,10 @@ export const serveCommand = defineCommand({
     ['serve vm.qcow2 --format qcow2 --hub 127.0.0.1', 'any format that qemu-nbd opens'],
     ['serve new.img --create 20G --filter log --filter delay,write=5ms', 'a new disk below two filters'],
     ['serve disk.img --export disk,read-only,allow=10.1.0.0/16+unix', 'for some clients, to read only'],
+    [
+      'serve disk.img --listen 0.0.0.0:10809 --tls-dir /etc/pki/nbd --tls-verify-peer',
+      'for other machines, encrypted, and only those with a certificate; see docs/TLS.md',
+    ],
     ['serve --config /etc/repagent/vm.yaml', 'everything from a file; options win over it'],
   ],
   configFile: true,

@@ -2,10 +2,14 @@
 import { errorCode, errorMessage, OperationError } from '../../base/errors.ts';
 import { formatHostPort, type ListenAddress } from '../parse-address.ts';
 
-/** `nbd://127.0.0.1:10809`, or `nbd+unix:///?socket=/run/a.sock`. */
-export function nbdUrl(address: ListenAddress): string {
-  if (address.kind === 'tcp') return `nbd://${formatHostPort(address)}`;
-  return `nbd+unix:///?socket=${encodeURIComponent(address.path).replaceAll('%2F', '/')}`;
+/**
+ * `nbd://127.0.0.1:10809`, or `nbd+unix:///?socket=/run/a.sock`.
+ * @param needsTls `nbds` instead of `nbd`: clients must use TLS
+ */
+export function nbdUrl(address: ListenAddress, needsTls = false): string {
+  const scheme = needsTls ? 'nbds' : 'nbd';
+  if (address.kind === 'tcp') return `${scheme}://${formatHostPort(address)}`;
+  return `${scheme}+unix:///?socket=${encodeURIComponent(address.path).replaceAll('%2F', '/')}`;
 }
 
 /** Names joined by commas; what would break the line or the list is percent-encoded. */

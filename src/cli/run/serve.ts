@@ -5,10 +5,12 @@ import { createLogger, type Logger } from '../../base/log.ts';
 import type { ProcessStatus, VolumeStatus } from '../../control/status.ts';
 import type { BoundAddress, ListenAddress } from '../../nbd/listen-address.ts';
 import { type NbdServer, startNbdServer } from '../../nbd/server.ts';
+import type { TlsOptions } from '../../nbd/server-tls.ts';
 import type { ServeConfig } from '../commands/serve.ts';
-import { checkExposure, DEFAULT_NBD_LISTEN, parseListen } from '../parse-address.ts';
+import { DEFAULT_NBD_LISTEN, parseListen } from '../parse-address.ts';
 import type { ExportSettings } from '../parse-export.ts';
 import { isNbdUri } from '../parse-image.ts';
+import { checkNbdExposure } from '../parse-tls.ts';
 import { packageVersion } from '../version.ts';
 import { openVolume, type PlannedLink, planLinks, type Volume } from './build-volume.ts';
 import { startOwnControl } from './control-socket.ts';
@@ -18,6 +20,7 @@ import { changedAtStartOnly, reloadedVisibility } from './reload-exports.ts';
 import { createReplication, type Replication, unprotectedVolume } from './replication.ts';
 import { runService, type Startup } from './service.ts';
 import { takeActivatedFds } from './socket-activation.ts';
+import { loadTls, reloadTls } from './tls.ts';
 
 /**
  * @param reread the configuration as its file has it now
@@ -28,10 +31,11 @@ export async function runServe(config: ServeConfig, reread: () => ServeConfig): 
   const listen = listenAddresses(config);
   const plan = await planLinks(config.filters, config.hub !== undefined);
   const logger = createLogger(config.logLevel, 'serve');
+  const tls = await loadTls(config.tls, logger);
   return runService({
     logger,
     start: async (startup) => {
-      await new ServeProcess(config, logger, reread).start(startup, listen, plan);
+      await new ServeProcess(config, logger, reread).start(startup, listen, plan, tls);
       return {};
     },
   });
@@ -66,6 +70,7 @@ class ServeProcess {
     startup: Startup,
     listen: readonly ListenAddress[],
     plan: readonly PlannedLink[],
+    tls: TlsOptions | undefined,
   ): Promise<void> {
     await startup.step('SIGHUP', Promise.resolve(this.#reloads), (reloads) => reloads.close());
     await startup.step('control API', this.#startControl(), (control) => control.close());
@@ -83,14 +88,15 @@ class ServeProcess {
     }
     // Before the images: until the goodbye the hub may still read what it lacks.
     await startup.step('replication', Promise.resolve(replication), (one) => one.close());
-    const server = await startup.step('NBD server', this.#startServer(listen), (one) => one.close());
+    const server = await startup.step('NBD server', this.#startServer(listen, tls), (one) => one.close());
     // What is held would keep clients' requests in flight, and the server waits for those.
     await startup.step('pauses', Promise.resolve(), () => {
       for (const { pauser } of this.#volumes) pauser.close();
     });
     // A socket that was passed to us shows its address only now.
-    checkExposure(server.addresses, this.#config.insecure, 'NBD connections');
+    checkNbdExposure(server.addresses, this.#config.tls, this.#config.insecure);
     this.#server = server;
+    reloadTls(this.#reloads, server, this.#config.tls, this.#logger);
     this.#reloads.add('exports', () => this.#reloadExports(server));
     replication.start();
     const names = exportList(this.#config.images.map((image) => image.name));
@@ -112,7 +118,7 @@ class ServeProcess {
     return settings;
   }
 
-  async #startServer(listen: readonly ListenAddress[]): Promise<NbdServer> {
+  async #startServer(listen: readonly ListenAddress[], tls: TlsOptions | undefined): Promise<NbdServer> {
     const { maxConnections, format, hub } = this.#config;
     const kind = hub ? `${format} image, replicated` : `${format} image`;
     const exports = this.#volumes.map(({ name, device }) => {
@@ -123,6 +129,7 @@ class ServeProcess {
       return await startNbdServer({
         exports,
         listen,
+        tls,
         logger: this.#logger,
         ...(maxConnections === undefined ? {} : { maxConnections }),
       });
@@ -205,6 +212,7 @@ class ServeProcess {
   }
 
   #urls(): string[] {
-    return (this.#server?.addresses ?? []).map((address: BoundAddress) => nbdUrl(address));
+    const needsTls = this.#config.tls.mode === 'require';
+    return (this.#server?.addresses ?? []).map((address: BoundAddress) => nbdUrl(address, needsTls));
   }
 }
