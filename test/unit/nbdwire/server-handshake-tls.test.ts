@@ -226,6 +226,25 @@ describe('inside TLS', () => {
     expect(talk.outcome).toMatchObject({ kind: 'rejected', reason: expect.stringContaining('options') });
   });
 
+  it.each([
+    ['structured replies', NBD_OPT.STRUCTURED_REPLY],
+    ['extended headers', NBD_OPT.EXTENDED_HEADERS],
+  ])('%s that were agreed on before it are forgotten', (_what, option) => {
+    const style = (talk: Talk): unknown => {
+      talk.say(GO_DISK);
+      expect(talk.outcome?.kind).toBe('transmission');
+      return (talk.outcome as { style?: unknown }).style;
+    };
+    const plain = started('allow');
+    expect(ask(plain, option)).toEqual(['ACK']);
+    const talk = started('allow');
+    expect(ask(talk, option)).toEqual(['ACK']);
+    expect(ask(talk, STARTTLS)).toEqual(['ACK']);
+    talk.secured();
+    expect(style(plain)).not.toEqual(style(started('allow')));
+    expect(style(talk)).toEqual(style(started('allow')));
+  });
+
   it('comes only after STARTTLS', () => {
     expect(() => started('allow').handshake.secured()).toThrow('without STARTTLS');
   });
