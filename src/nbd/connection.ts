@@ -4,6 +4,7 @@ import { sharedPool } from '../base/buffer-pool.ts';
 import { errorMessage } from '../base/errors.ts';
 import type { Logger } from '../base/log.ts';
 import { type Agreement, ServerHandshake } from '../nbdwire/server-handshake.ts';
+import { encodeOldstyleGreeting } from '../nbdwire/server-options.ts';
 import type { TlsServerEvents } from '../transport/tls-server.ts';
 import { type ClientIdentity, describeIdentity, type TlsIdentity } from './client-identity.ts';
 import { type ConnectionState, nextState } from './connection-states.ts';
@@ -30,6 +31,8 @@ export interface ConnectionOptions {
   readonly client: ClientIdentity;
   /** Undefined: TLS is off. */
   readonly tls?: ServerTls | undefined;
+  /** Speak first, and serve the default export, as servers did before there were options. Not together with TLS. */
+  readonly oldstyle?: boolean | undefined;
   readonly logger: Logger;
   readonly handshakeTimeoutMs: number;
   /** Takes over the accepted socket. */
@@ -75,7 +78,8 @@ export class Connection implements SocketHandler, TransmissionEvents, TlsServerE
     this.#replies = new ReplyQueue(sharedPool, this.#tally, (chunks) => this.#engine.send(chunks));
     this.#engine = options.openEngine(this);
     this.#deadline = setTimeout(() => this.#handshakeTimedOut(), options.handshakeTimeoutMs);
-    this.#sendHandshakeOutput();
+    if (options.oldstyle) this.#startOldstyle(exports.find(''));
+    else this.#sendHandshakeOutput();
     this.#replies.flush();
   }
 
@@ -251,6 +255,16 @@ export class Connection implements SocketHandler, TransmissionEvents, TlsServerE
     }
     this.#engine = engine;
     this.#upgrade = 'begun';
+  }
+
+  #startOldstyle(target: ServedExport | undefined): void {
+    if (target === undefined) {
+      this.#cut('oldstyle has the default export only, and that is not for this client');
+      return;
+    }
+    clearTimeout(this.#deadline);
+    this.#replies.addBytes(encodeOldstyleGreeting(target));
+    this.#startTransmission(target, { style: 'simple', contexts: [] });
   }
 
   #startTransmission(target: ServedExport, { style, contexts }: Agreement): void {

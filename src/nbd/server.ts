@@ -1,7 +1,7 @@
 // The NBD server: listens, accepts, and goes down in order. It sees devices only as BlockDevice, and never closes one.
 import { createServer, type Server, type Socket } from 'node:net';
 import { assert } from '../base/assert.ts';
-import { errorMessage } from '../base/errors.ts';
+import { errorMessage, UsageError } from '../base/errors.ts';
 import { type Closeable, type Deferred, deferred, within } from '../base/lifecycle.ts';
 import type { Logger } from '../base/log.ts';
 import type { ServerCredentials } from '../transport/tls-credentials.ts';
@@ -24,6 +24,8 @@ export interface NbdServerOptions {
   readonly logger: Logger;
   /** Undefined: STARTTLS is refused. */
   readonly tls?: TlsOptions | undefined;
+  /** Speak oldstyle, for clients of before 2013: the default export, and no TLS. */
+  readonly oldstyle?: boolean | undefined;
   /** Connections at a time; one more is closed at once. Default 1024. */
   readonly maxConnections?: number;
   /** Milliseconds that a client may take to choose an export. Default 10,000. */
@@ -54,6 +56,7 @@ export interface NbdServer extends Closeable {
  * @throws OperationError when it can't listen; nothing is left behind
  */
 export async function startNbdServer(options: NbdServerOptions): Promise<NbdServer> {
+  if (options.oldstyle && options.tls) throw new UsageError('oldstyle clients cannot speak TLS');
   const server = new RunningServer(options);
   try {
     for (const address of options.listen) await server.listen(address);
@@ -129,6 +132,7 @@ class RunningServer implements NbdServer {
       exports: this.#exports,
       client: { address, credentials: undefined, tls: undefined },
       tls: this.#tls,
+      oldstyle: this.#options.oldstyle,
       logger: this.#logger,
       handshakeTimeoutMs: this.#options.handshakeTimeoutMs ?? DEFAULT_HANDSHAKE_TIMEOUT_MS,
       openEngine: (handler) => createSocketEngine(socket, handler),

@@ -13,6 +13,7 @@ import type { Logger } from '../base/log.ts';
 import type { BlockDevice } from '../blockdev/block-device.ts';
 import type { VerifyProgress, VerifyResult, VolumeStatus } from '../control/status.ts';
 import { AGENT_ID_BYTES } from './agent-id.ts';
+import type { DirtyRun } from './dirty-map.ts';
 import { DEFAULT_RECONNECT, HubLink, type HubTls, type ReconnectOptions } from './hub-link.ts';
 import { HubSession } from './hub-session.ts';
 import type { LinkState } from './link-states.ts';
@@ -167,6 +168,12 @@ export class Agent {
   /** Whether the hub may lack anything of the range of a volume. @param offset bytes @param length bytes, above 0 */
   isDirty(volumeName: string, offset: number, length: number): boolean {
     return this.#volumes.get(volumeName)?.map.isDirty(offset, length) ?? false;
+  }
+
+  /** Which parts of a range of a volume the hub may lack, from its start on; see DirtyMap.runs. */
+  dirtyRuns(volumeName: string, offset: number, length: number, maxRuns: number): DirtyRun[] {
+    const map = this.#volumes.get(volumeName)?.map;
+    return map ? map.runs(offset, length, maxRuns) : [{ length, isDirty: true }];
   }
 
   get stats(): AgentStats {

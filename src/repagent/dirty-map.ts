@@ -49,6 +49,37 @@ export class Generation {
   }
 }
 
+/** A part of a range that the hub may lack, or has. */
+export interface DirtyRun {
+  /** Bytes, above 0. */
+  readonly length: number;
+  readonly isDirty: boolean;
+}
+
+/** Where the set bits end that begin at `from` in any of the maps; `from` when none is set there. */
+function endOfDirty(maps: readonly Bitmap[], from: number): number {
+  let end = from;
+  for (let moved = true; moved; ) {
+    moved = false;
+    for (const map of maps) {
+      if (end >= map.sizeBits || !map.test(end)) continue;
+      end = map.nextClear(end);
+      moved = true;
+    }
+  }
+  return end;
+}
+
+/** The first bit from `from` on that is set in any of the maps; `end` when there is none. */
+function nextDirty(maps: readonly Bitmap[], from: number, end: number): number {
+  let next = end;
+  for (const map of maps) {
+    const found = map.nextSet(from);
+    if (found !== -1 && found < next) next = found;
+  }
+  return next;
+}
+
 /** Remembers which chunks have changed. A map starts all dirty, or as its shadow remembers. */
 export class DirtyMap {
   /** Bytes of disk that one bit stands for. */
@@ -207,6 +238,25 @@ export class DirtyMap {
     const first = Math.floor(offset / this.granularityBytes);
     const end = Math.ceil((offset + length) / this.granularityBytes);
     return this.#parts().some((part) => part.bits.testAny(first, end));
+  }
+
+  /**
+   * Which parts of a range the hub may lack: runs from its start on, dirty and clean in turn.
+   * @param length bytes, above 0 @param maxRuns where to stop
+   */
+  runs(offset: number, length: number, maxRuns: number): DirtyRun[] {
+    const parts = this.#parts().map((part) => part.bits);
+    const end = offset + length;
+    const runs: DirtyRun[] = [];
+    for (let at = offset; at < end && runs.length < maxRuns; ) {
+      const chunk = Math.floor(at / DIRTY_GRANULARITY_BYTES);
+      const dirtyEnd = endOfDirty(parts, chunk);
+      const isDirty = dirtyEnd > chunk;
+      const until = (isDirty ? dirtyEnd : nextDirty(parts, chunk, this.#chunks)) * DIRTY_GRANULARITY_BYTES;
+      runs.push({ length: Math.min(until, end) - at, isDirty });
+      at = until;
+    }
+    return runs;
   }
 
   /** Bytes that may be missing at the hub, in whole chunks; on huge disks an upper bound. */

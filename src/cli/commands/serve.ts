@@ -67,6 +67,10 @@ export const SERVE_OPTIONS = {
   ...TLS_OPTIONS,
   control: listenControlOption,
   'read-only': { type: 'flag', describe: 'refuse writes' },
+  oldstyle: {
+    type: 'flag',
+    describe: 'speak as before NBD had options, for clients of 2012: the first image only',
+  },
   'max-connections': { type: 'text', describe: 'NBD connections at a time', fallback: '1024' },
   'queue-bytes': {
     type: 'text',
@@ -96,6 +100,7 @@ export interface ServeConfig {
   readonly exports: ReadonlyMap<string, ExportSettings>;
   readonly tls: TlsConfig;
   readonly control: ControlAddress | undefined;
+  readonly oldstyle: boolean;
   readonly maxConnections: number | undefined;
   readonly queueBytes: number;
   readonly stateDir: string;
@@ -130,6 +135,7 @@ export function resolveServe(raw: RawOptions<typeof SERVE_OPTIONS>): ServeConfig
     exports,
     tls,
     control: raw.control === undefined ? undefined : parseControl(raw.control),
+    oldstyle: raw.oldstyle ?? false,
     maxConnections:
       raw['max-connections'] === undefined
         ? undefined

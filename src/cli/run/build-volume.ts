@@ -8,6 +8,7 @@ import { type ChangeTexts, createFilterContext, type FilterStatus } from '../../
 import { type FilterSpec, splitSpec } from '../../filter/filter-spec.ts';
 import { Pauser } from '../../filter/pauser.ts';
 import { filterLink, parseFilterSpec } from '../../filter/registry.ts';
+import type { MetaContext } from '../../nbd/meta-contexts.ts';
 import type { NamedSource } from '../parse-image.ts';
 import type { Replication } from './replication.ts';
 
@@ -19,6 +20,8 @@ export interface Volume {
   readonly name: string;
   /** The top of the chain; closing it closes everything down to the image. */
   readonly device: BlockDevice;
+  /** What BLOCK_STATUS can tell of it besides its allocation. */
+  readonly contexts: readonly MetaContext[];
   /** What the chain's filters publish, by name. */
   stats(): Record<string, FilterStatus>;
   /** Holds clients' calls: at the filter pause where that was placed, else above all filters. */
@@ -33,7 +36,7 @@ export interface VolumeOptions {
   readonly readOnly: boolean;
   readonly createSizeBytes: number | undefined;
   readonly plan: readonly PlannedLink[];
-  readonly replication: Pick<Replication, 'protect'>;
+  readonly replication: Pick<Replication, 'protect' | 'dirtyContext'>;
   readonly logger: Logger;
 }
 
@@ -81,12 +84,20 @@ export async function openVolume(options: VolumeOptions): Promise<Volume> {
       { name: MIRROR_NAME, wrap: (below: BlockDevice) => replication.protect(image.name, below) },
     ];
   });
+  const dirty = replication.dirtyContext(image.name);
   const device = await buildChain(bottom, links, { logger, exportName: image.name });
   return {
     name: image.name,
     device,
+    contexts: dirty && keepsOffsets(plan) ? [dirty] : [],
     stats: () => context.status(),
     pauser: new Pauser(device.find('pause') ?? device, logger),
     adjust: (filter, changes) => context.adjust(filter, changes),
   };
+}
+
+/** Whether a client's offsets are those that the mirror sees: what the hub lacks is told by those. */
+function keepsOffsets(plan: readonly PlannedLink[]): boolean {
+  const above = plan.slice(0, plan.indexOf('mirror'));
+  return !above.some((link) => link !== 'mirror' && link.name === 'offset');
 }

@@ -4,11 +4,18 @@ import { OperationError } from '../../base/errors.ts';
 import type { Logger } from '../../base/log.ts';
 import type { BlockDevice } from '../../blockdev/block-device.ts';
 import type { ProcessStatus, VerifyProgress, VerifyResult, VolumeStatus } from '../../control/status.ts';
+import type { MetaContext } from '../../nbd/meta-contexts.ts';
 import type { ServeConfig } from '../commands/serve.ts';
+
+/** The meta context of what the hub may lack, in chunks of 64 KiB, and its only flag. docs/protocol/nbd-support.md. */
+const DIRTY_CONTEXT = 'repagent:dirty';
+const DIRTY_FLAG = 1;
 
 export interface Replication {
   /** Puts the mirroring filter over a volume's device. */
   protect(name: string, below: BlockDevice): BlockDevice;
+  /** What of a volume the hub lacks, for BLOCK_STATUS; undefined where nothing is replicated. */
+  dirtyContext(name: string): MetaContext | undefined;
   /** Dials the hub. */
   start(): void;
   status(): { readonly link: ProcessStatus['link']; readonly volumes: readonly VolumeStatus[] };
@@ -29,6 +36,13 @@ export async function createReplication(config: ServeConfig, logger: Logger): Pr
   const agent = new Agent({ hubHost: hub.host, hubPort: hub.port, vmName, agentId, queueBytes, logger });
   return {
     protect: (name, below) => agent.protect(name, below),
+    dirtyContext: (name) => ({
+      name: DIRTY_CONTEXT,
+      runs: (offset, length, maxRuns) =>
+        agent
+          .dirtyRuns(name, offset, length, maxRuns)
+          .map((run) => ({ length: run.length, flags: run.isDirty ? DIRTY_FLAG : 0 })),
+    }),
     start: () => agent.start(),
     status: () => agent.status(),
     stats: () => agent.stats,
@@ -47,6 +61,8 @@ class NoReplication implements Replication {
   protect(_name: string, below: BlockDevice): BlockDevice {
     return below;
   }
+
+  dirtyContext(): undefined {}
 
   start(): void {}
 

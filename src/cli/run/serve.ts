@@ -121,9 +121,9 @@ class ServeProcess {
   async #startServer(listen: readonly ListenAddress[], tls: TlsOptions | undefined): Promise<NbdServer> {
     const { maxConnections, format, hub } = this.#config;
     const kind = hub ? `${format} image, replicated` : `${format} image`;
-    const exports = this.#volumes.map(({ name, device }) => {
+    const exports = this.#volumes.map(({ name, device, contexts }) => {
       const { description = kind, ...settings } = this.#settings(name);
-      return { name, device, description, ...settings };
+      return { name, device, description, contexts, ...settings };
     });
     try {
       return await startNbdServer({
@@ -131,6 +131,7 @@ class ServeProcess {
         listen,
         tls,
         logger: this.#logger,
+        oldstyle: this.#config.oldstyle,
         ...(maxConnections === undefined ? {} : { maxConnections }),
       });
     } catch (error) {

@@ -14,12 +14,15 @@ import {
   NBD_FLAG_SEND_FUA,
   NBD_FLAG_SEND_TRIM,
   NBD_FLAG_SEND_WRITE_ZEROES,
+  NBD_OPT,
+  NBD_REP_ERR,
   NBD_REQUEST_BYTES,
   nameOf,
 } from '../../../src/nbdwire/constants.ts';
 import { encodeSimpleReply } from '../../../src/nbdwire/reply.ts';
 import { decodeRequest, RequestHeader } from '../../../src/nbdwire/request.ts';
 import { ServerHandshake } from '../../../src/nbdwire/server-handshake.ts';
+import { encodeOptionError } from '../../../src/nbdwire/server-options.ts';
 import { waitUntil } from '../../support/wait-until.ts';
 
 export const ALL_FLAGS =
@@ -212,6 +215,10 @@ export class FakeNbdServer {
     socket.on('data', (chunk: Buffer) => {
       pending = Buffer.concat([pending, chunk]);
       while (!handshake.outcome) {
+        if (refuseStyles(socket, pending)) {
+          pending = pending.subarray(16);
+          continue;
+        }
         const used = handshake.step(pending, 0, pending.length);
         pending = pending.subarray(used);
         send();
@@ -236,4 +243,13 @@ export class FakeNbdServer {
     if (request.type === NBD_CMD.DISC) socket.end();
     else if (!taken) this.serve(request);
   }
+}
+
+/** This server knows compact requests and simple replies alone: refuses the options that begin something else. */
+function refuseStyles(socket: Socket, pending: Buffer): boolean {
+  if (pending.length < 16 || pending.toString('latin1', 0, 8) !== 'IHAVEOPT') return false;
+  const option = pending.readUInt32BE(8);
+  if (option !== NBD_OPT.STRUCTURED_REPLY && option !== NBD_OPT.EXTENDED_HEADERS) return false;
+  socket.write(encodeOptionError(option, { error: NBD_REP_ERR.UNSUP, message: 'not here' }));
+  return true;
 }

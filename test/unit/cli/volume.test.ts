@@ -71,7 +71,7 @@ describe('openVolume', () => {
       readOnly: false,
       createSizeBytes: undefined,
       plan: await planLinks(filters, hasHub),
-      replication: { protect },
+      replication: { protect, dirtyContext: () => undefined },
       logger: silentLogger,
     }) satisfies VolumeOptions;
 

@@ -376,3 +376,51 @@ describe('a map that grows', () => {
     expect(map.dirtyBytes).toBe(0);
   });
 });
+
+describe('runs of the dirty map', () => {
+  const dirtyRuns = (map: DirtyMap, offset: number, length: number, most = 1000) =>
+    map.runs(offset, length, most).map((run) => (run.isDirty ? run.length : -run.length));
+
+  it('are all dirty at first, and tell what changed since, across generations', () => {
+    const map = new DirtyMap(SIZE, () => 1);
+    expect(dirtyRuns(map, 0, SIZE)).toEqual([SIZE]);
+    map.streamOn(1);
+    map.acked(1);
+    expect(dirtyRuns(map, 512, SIZE - 512)).toEqual([512 - SIZE]);
+    map.begin(2 * CHUNK, 512);
+    map.streamOff();
+    map.begin(3 * CHUNK + 512, CHUNK);
+    expect(dirtyRuns(map, 0, SIZE)).toEqual([-2 * CHUNK, 3 * CHUNK, 5 * CHUNK - SIZE]);
+    expect(dirtyRuns(map, 2 * CHUNK + 512, CHUNK)).toEqual([CHUNK]);
+    expect(dirtyRuns(map, 0, SIZE, 2)).toEqual([-2 * CHUNK, 3 * CHUNK]);
+  });
+
+  it('cover any range exactly, and say what isDirty says of each chunk', () => {
+    const changes = fc.array(fc.nat(CHUNKS - 1), { maxLength: 8 });
+    const range = fc.tuple(fc.nat(SIZE - 1), fc.integer({ min: 1, max: SIZE }));
+    fc.assert(
+      fc.property(changes, changes, range, (early, late, [offset, wanted]) => {
+        const map = new DirtyMap(SIZE, () => 1);
+        map.streamOn(1);
+        map.acked(1);
+        for (const chunk of early) map.begin(chunk * CHUNK, 512);
+        map.streamOff();
+        for (const chunk of late) map.begin(chunk * CHUNK, 512);
+        const length = Math.min(wanted, SIZE - offset);
+        let at = offset;
+        let before: boolean | undefined;
+        for (const run of map.runs(offset, length, 1000)) {
+          expect(run.isDirty).not.toBe(before);
+          before = run.isDirty;
+          const end = at + run.length;
+          while (at < end) {
+            const piece = Math.min(end, (Math.floor(at / CHUNK) + 1) * CHUNK) - at;
+            expect(map.isDirty(at, piece)).toBe(run.isDirty);
+            at += piece;
+          }
+        }
+        expect(at).toBe(offset + length);
+      }),
+    );
+  });
+});
