@@ -27,6 +27,9 @@ export interface NativeFs {
   flock(fd: number, mode: LockMode): string | undefined;
   /** Asks for readahead of the range. */
   willNeed(fd: number, offset: number, length: number): Promise<void>;
+  /** Whole numbers of 32 bits that a socket option holds, at most `count`; undefined when the system won't tell. */
+  getSocketOption(fd: number, level: number, option: number, count: number): number[] | undefined;
+  setSocketOption(fd: number, level: number, option: number, value: number): string | undefined;
 }
 
 const FALLOC_FL_KEEP_SIZE = 1;
@@ -74,6 +77,12 @@ type Transfer = KoffiFunc<(fd: number, bytes: Buffer, length: number, position: 
 type Fallocate = KoffiFunc<(fd: number, mode: number, offset: number, length: number) => number>;
 type Lseek = KoffiFunc<(fd: number, offset: number, whence: number) => number | bigint>;
 type Flock = KoffiFunc<(fd: number, operation: number) => number>;
+type Getsockopt = KoffiFunc<
+  (fd: number, level: number, option: number, value: Buffer, length: Buffer) => number
+>;
+type Setsockopt = KoffiFunc<
+  (fd: number, level: number, option: number, value: Buffer, length: number) => number
+>;
 type Fadvise = KoffiFunc<(fd: number, offset: number, length: number, advice: number) => number>;
 
 function bind(libc: LibraryHandle, errno: () => number): NativeFs {
@@ -87,6 +96,12 @@ function bind(libc: LibraryHandle, errno: () => number): NativeFs {
   const fadvise = libc.func(
     'int posix_fadvise(int fd, int64_t offset, int64_t length, int advice)',
   ) as Fadvise;
+  const getsockopt = libc.func(
+    'int getsockopt(int fd, int level, int option, void *value, void *length)',
+  ) as Getsockopt;
+  const setsockopt = libc.func(
+    'int setsockopt(int fd, int level, int option, const void *value, uint32_t length)',
+  ) as Setsockopt;
   const gate = new PoolGate(MAX_POOL_CALLS);
   const code = (result: number | bigint): string | undefined =>
     Number(result) === -1 ? errnoName(errno()) : undefined;
@@ -121,6 +136,16 @@ function bind(libc: LibraryHandle, errno: () => number): NativeFs {
       gate.run((done) => {
         fadvise.async(fd, offset, length, POSIX_FADV_WILLNEED, () => done(undefined));
       }),
+    getSocketOption: (fd, level, option, count) => {
+      const values = new Int32Array(count);
+      const length = new Uint32Array([values.byteLength]);
+      if (getsockopt(fd, level, option, Buffer.from(values.buffer), Buffer.from(length.buffer)) !== 0) {
+        return undefined;
+      }
+      return [...values.subarray(0, length[0]! / 4)];
+    },
+    setSocketOption: (fd, level, option, value) =>
+      code(setsockopt(fd, level, option, Buffer.from(new Int32Array([value]).buffer), 4)),
   };
 }
 

@@ -5,6 +5,7 @@ import { join, resolve } from 'node:path';
 import { UsageError } from '../base/errors.ts';
 import { MAX_NAME_BYTES } from '../base/limits.ts';
 import type { LogLevel } from '../base/log.ts';
+import { parseDurationMs } from '../base/size.ts';
 
 /** Written out here because loading the logger would slow every `--help`; a test compares it with the logger's own list. */
 export const LOG_LEVEL_CHOICES = [
@@ -26,6 +27,24 @@ export function parseCount(text: string, label: string, max: number): number {
     throw new UsageError(`${label}: ${JSON.stringify(text)} is not a whole number from 1 to ${max}`);
   }
   return value;
+}
+
+/** Longest wait that a timer can measure, milliseconds. */
+const MAX_TIMEOUT_MS = 2 ** 31 - 1;
+
+/** Seconds, or a duration with its unit; undefined when not given. @throws UsageError */
+export function parseTimeout(text: string | undefined, label: string): number | undefined {
+  if (text === undefined) return undefined;
+  const ms = parseDurationMs(text, label);
+  if (ms > MAX_TIMEOUT_MS) throw new UsageError(`${label}: at most 24 days`);
+  return ms;
+}
+
+/** The same, but not 0, which would end everything at once. @throws UsageError */
+export function parsePositiveTimeout(text: string | undefined, label: string): number | undefined {
+  const ms = parseTimeout(text, label);
+  if (ms === 0) throw new UsageError(`${label}: must be longer than 0`);
+  return ms;
 }
 
 /** The name that a hub shows a machine by. @throws UsageError */

@@ -62,6 +62,8 @@ export class Connection implements SocketHandler, TransmissionEvents, TlsServerE
   #upgrade: 'due' | 'begun' | undefined;
   #passing = false;
   #flushDue = false;
+  /** Looks in a row that found nothing going on. */
+  #quiet = 0;
   #ended = false;
   #failures = 0;
   #deadline: NodeJS.Timeout | undefined;
@@ -118,12 +120,21 @@ export class Connection implements SocketHandler, TransmissionEvents, TlsServerE
     if (this.#state !== 'dead') this.#engine.destroy();
   }
 
+  /** Counts looks that found no byte come or go since the one before, and nothing in flight, in transmission only. */
+  quietChecks(): number {
+    if (this.#state === 'transmission' && this.inFlight === 0) this.#quiet += 1;
+    else this.#quiet = 0;
+    // The first only starts the time.
+    return this.#quiet - 1;
+  }
+
   receiveBuffer(): Buffer {
     return this.#received.region();
   }
 
   received(bytes: number): boolean {
     this.#received.filled(bytes);
+    this.#quiet = 0;
     if (this.#blocked) return false;
     this.#pass();
     return !this.#blocked;
@@ -139,6 +150,7 @@ export class Connection implements SocketHandler, TransmissionEvents, TlsServerE
   sent(): void {
     this.#replies.sent();
     if (this.#upgrade === 'due' && this.#replies.unsentBytes === 0) this.#startTls();
+    this.#quiet = 0;
     if (this.#ended) this.#startLinger();
     if (this.#blocked) this.#unblock();
   }

@@ -64,3 +64,16 @@ export const KEEPALIVE_AFTER_MS = 30_000;
 /** Lines about clients that failed at TLS, and the time for which they have to do. */
 export const TLS_LOG_LINES = 30;
 export const TLS_LOG_INTERVAL_MS = 60_000;
+
+/** Time between probes of a silent TCP peer, and how many may stay unanswered. */
+export const KEEPALIVE_INTERVAL_MS = 15_000;
+export const KEEPALIVE_PROBES = 6;
+
+/** Time for a TCP peer to acknowledge what was sent, or to take any of it; as long as all probes of a silent one last. */
+export const TCP_USER_TIMEOUT_MS = KEEPALIVE_AFTER_MS + KEEPALIVE_INTERVAL_MS * KEEPALIVE_PROBES;
+
+/** Connections of one address, unless told otherwise: far more than clients with multi-conn open. */
+export const DEFAULT_MAX_CONNECTIONS_PER_ADDRESS = 512;
+
+/** Looks at an idle connection within its idle timeout: it goes between one timeout and that and a quarter. */
+export const IDLE_CHECKS = 4;

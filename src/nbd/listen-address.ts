@@ -5,11 +5,13 @@ import { createConnection, type Server } from 'node:net';
 import { dirname } from 'node:path';
 import { assert } from '../base/assert.ts';
 import { errorCode, errorMessage, OperationError } from '../base/errors.ts';
+import { applyPermissions, bindWithMode, type SocketPermissions } from './socket-file.ts';
+import { socketKind } from './socket-options.ts';
 
 export type ListenAddress =
   /** `port` 0 takes any free one. */
   | { readonly kind: 'tcp'; readonly host: string; readonly port: number }
-  | { readonly kind: 'unix'; readonly path: string }
+  | { readonly kind: 'unix'; readonly path: string; readonly permissions?: SocketPermissions }
   /** A listening socket that this process was given, as socket activation does. */
   | { readonly kind: 'fd'; readonly fd: number };
 
@@ -26,6 +28,7 @@ const MAX_UNIX_PATH_BYTES = 107;
 export async function listen(server: Server, address: ListenAddress): Promise<BoundAddress> {
   try {
     if (address.kind === 'unix') await clearStaleSocket(address.path);
+    if (address.kind === 'fd') checkPassed(address.fd);
     await listenOnce(server, address);
   } catch (error) {
     throw error instanceof OperationError ? error : listenError(address, error);
@@ -49,10 +52,41 @@ export function formatAddress(address: ListenAddress): string {
 function listenOnce(server: Server, address: ListenAddress): Promise<void> {
   return new Promise((resolve, reject) => {
     server.once('error', reject);
-    server.listen(listenOptions(address), () => {
+    const listening = (): void => {
       server.off('error', reject);
       resolve();
-    });
+    };
+    const permissions = address.kind === 'unix' ? address.permissions : undefined;
+    if (address.kind !== 'unix' || permissions === undefined) {
+      server.listen(listenOptions(address), listening);
+      return;
+    }
+    // For a path Node binds and listens inside the call.
+    bindWithMode(permissions, () => server.listen(listenOptions(address), listening));
+    if (!server.listening) return;
+    try {
+      applyPermissions(address.path, permissions);
+    } catch (error) {
+      server.close();
+      reject(error as Error);
+    }
+  });
+}
+
+/** A descriptor that was passed to us must be what we take it for: the system would make another socket listen, somewhere. */
+function checkPassed(fd: number): void {
+  const kind = socketKind(fd);
+  if (kind === 'listening' || kind === 'unknown') return;
+  const found = {
+    connected: 'does not listen',
+    datagram: 'is no stream socket',
+    'no-socket': 'is no socket',
+  }[kind];
+  throw new OperationError(`the descriptor ${fd} that was passed to this process ${found}`, {
+    hint:
+      kind === 'connected'
+        ? 'a socket unit needs Accept=no; for one connected client use --stdio'
+        : 'a socket unit needs ListenStream= lines only',
   });
 }
 
@@ -143,6 +177,11 @@ function listenError(address: ListenAddress, error: unknown): OperationError {
       });
     case 'EADDRNOTAVAIL':
       return new OperationError(`${where} is not an address of this machine`, { cause: error });
+    case 'EPERM':
+      return new OperationError(`not allowed to give ${where} away`, {
+        hint: 'only root may choose the owner; others may choose a group that they belong to',
+        cause: error,
+      });
     case 'EACCES':
       return new OperationError(`not allowed to listen on ${where}`, {
         hint: address.kind === 'tcp' ? 'use a port above 1023' : 'use a directory that you may write to',

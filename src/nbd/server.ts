@@ -5,17 +5,23 @@ import { errorMessage, UsageError } from '../base/errors.ts';
 import { type Closeable, type Deferred, deferred, within } from '../base/lifecycle.ts';
 import type { Logger } from '../base/log.ts';
 import type { ServerCredentials } from '../transport/tls-credentials.ts';
+import { Admission } from './admission.ts';
+import type { ClientIdentity } from './client-identity.ts';
 import { Connection } from './connection.ts';
 import { ExportList, type ExportSpec, type ExportVisibility } from './exports.ts';
 import {
   DEFAULT_HANDSHAKE_TIMEOUT_MS,
   DEFAULT_MAX_CONNECTIONS,
+  DEFAULT_MAX_CONNECTIONS_PER_ADDRESS,
   DEFAULT_SHUTDOWN_TIMEOUT_MS,
+  IDLE_CHECKS,
+  LINGER_MS,
   SHUTDOWN_LINGER_MS,
 } from './limits.ts';
 import { type BoundAddress, formatAddress, type ListenAddress, listen } from './listen-address.ts';
 import { ServerTls, type TlsOptions } from './server-tls.ts';
-import { createSocketEngine } from './socket-engine.ts';
+import { createSocketEngine, type SocketEngine, type SocketHandler } from './socket-engine.ts';
+import { descriptorOf, noticeDeadPeer, peerCredentials } from './socket-options.ts';
 
 export interface NbdServerOptions {
   /** The first is also the default export "". */
@@ -26,10 +32,17 @@ export interface NbdServerOptions {
   readonly tls?: TlsOptions | undefined;
   /** Speak oldstyle, for clients of before 2013: the default export, and no TLS. */
   readonly oldstyle?: boolean | undefined;
-  /** Connections at a time; one more is closed at once. Default 1024. */
+  /**
+   * Connections at a time. One more takes the place of the one that chooses an export for the longest time; without
+   * such a one it is closed at once. Default 1024.
+   */
   readonly maxConnections?: number;
+  /** The same for each IP address, IPv6 by /64. Default 512. */
+  readonly maxConnectionsPerAddress?: number;
   /** Milliseconds that a client may take to choose an export. Default 10,000. */
   readonly handshakeTimeoutMs?: number;
+  /** Milliseconds without a byte either way, and with nothing in flight, after which a client is sent away. Default: never. */
+  readonly idleTimeoutMs?: number;
   /** Milliseconds that close() may take. Default 10,000. */
   readonly shutdownTimeoutMs?: number;
 }
@@ -43,6 +56,11 @@ export interface NbdServer extends Closeable {
   setVisibility(byName: ReadonlyMap<string, ExportVisibility>): void;
   /** Changes what the server proves itself with, and whom it knows, for clients that start TLS from now on. */
   setTlsCredentials(credentials: ServerCredentials): void;
+  /**
+   * Serves a client whose streams are open already, such as standard input and output.
+   * @returns a promise that resolves when it is gone, and never rejects
+   */
+  serveOne(client: ClientIdentity, openEngine: (handler: SocketHandler) => SocketEngine): Promise<void>;
   /**
    * Stops listening, refuses new requests, answers those in flight, flushes every export, closes every connection.
    * Takes at most `shutdownTimeoutMs`; what is not done by then is cut off. Never rejects.
@@ -74,9 +92,10 @@ class RunningServer implements NbdServer {
   readonly #exports: ExportList;
   readonly #tls: ServerTls | undefined;
   readonly #listeners: Server[] = [];
-  readonly #connections = new Set<Connection>();
-  readonly #maxConnections: number;
+  readonly #admission: Admission<Connection>;
+  readonly #idleTimer: NodeJS.Timeout | undefined;
   #refused = 0;
+  #displaced = 0;
   #closing: Promise<void> | undefined;
   /** Resolved by the next change that shutdown waits for. */
   #change: Deferred<void> | undefined;
@@ -86,11 +105,22 @@ class RunningServer implements NbdServer {
     this.#logger = options.logger;
     this.#exports = new ExportList(options.exports);
     this.#tls = options.tls && new ServerTls(options.tls, this.#exports);
-    this.#maxConnections = options.maxConnections ?? DEFAULT_MAX_CONNECTIONS;
+    this.#admission = new Admission({
+      total: options.maxConnections ?? DEFAULT_MAX_CONNECTIONS,
+      perAddress: options.maxConnectionsPerAddress ?? DEFAULT_MAX_CONNECTIONS_PER_ADDRESS,
+    });
+    const { idleTimeoutMs } = options;
+    if (idleTimeoutMs === undefined) return;
+    // One timer for all: a request must not cost one.
+    this.#idleTimer = setInterval(() => this.#endIdle(), idleTimeoutMs / IDLE_CHECKS).unref();
   }
 
   get connectionCount(): number {
     return this.#connections.size;
+  }
+
+  get #connections(): ReadonlySet<Connection> {
+    return this.#admission.connections;
   }
 
   async listen(address: ListenAddress): Promise<void> {
@@ -123,42 +153,87 @@ class RunningServer implements NbdServer {
     return this.#closing;
   }
 
+  serveOne(client: ClientIdentity, openEngine: (handler: SocketHandler) => SocketEngine): Promise<void> {
+    if (this.#closing) return Promise.resolve();
+    const gone = deferred<void>();
+    this.#open(client, openEngine, (connection) => {
+      if (connection.state === 'dead') gone.resolve();
+    });
+    return gone.promise;
+  }
+
   #accept(socket: Socket, address: string | undefined): void {
-    if (this.#closing || this.#connections.size >= this.#maxConnections) {
-      this.#refuse(socket);
+    const verdict = this.#closing ? undefined : this.#admission.judge(address);
+    if (verdict === undefined || verdict.kind === 'refused') {
+      this.#refuse(socket, verdict?.limit);
       return;
     }
+    if (verdict.kind === 'instead') this.#displace(verdict.victim);
+    const fd = descriptorOf(socket);
+    const credentials = address === undefined ? peerCredentials(fd) : undefined;
+    this.#open({ address, credentials, tls: undefined }, (handler) => createSocketEngine(socket, handler));
+    if (address !== undefined) noticeDeadPeer(fd);
+  }
+
+  #open(
+    client: ClientIdentity,
+    openEngine: (handler: SocketHandler) => SocketEngine,
+    onChange?: (connection: Connection) => void,
+  ): void {
+    const changed = (connection: Connection): void => {
+      this.#changed(connection);
+      onChange?.(connection);
+    };
     const connection = new Connection({
       exports: this.#exports,
-      client: { address, credentials: undefined, tls: undefined },
+      client,
       tls: this.#tls,
       oldstyle: this.#options.oldstyle,
       logger: this.#logger,
       handshakeTimeoutMs: this.#options.handshakeTimeoutMs ?? DEFAULT_HANDSHAKE_TIMEOUT_MS,
-      openEngine: (handler) => createSocketEngine(socket, handler),
-      onChange: this.#changed,
+      openEngine,
+      onChange: onChange ? changed : this.#changed,
     });
-    this.#connections.add(connection);
+    this.#admission.add(connection);
   }
 
-  #refuse(socket: Socket): void {
+  /** Sends away who chooses an export for the longest time. */
+  #displace(victim: Connection): void {
+    this.#displaced += 1;
+    if (isNoted(this.#displaced)) {
+      const about = { peer: victim.peer, displaced: this.#displaced };
+      this.#logger.warn(about, 'too many NBD connections: dropped the oldest handshake for a new one');
+    }
+    victim.destroy();
+  }
+
+  #refuse(socket: Socket, limit: 'total' | 'address' | undefined): void {
+    const peer = socket.remoteAddress;
     socket.on('error', () => {});
     socket.destroy();
+    if (limit === undefined) return;
     this.#refused += 1;
-    if (this.#closing) return;
-    // The first of a series, and then now and then: a flood must not become a flood of lines.
-    if (this.#refused % 1000 !== 1) return;
-    const about = { limit: this.#maxConnections, refused: this.#refused };
+    if (!isNoted(this.#refused)) return;
+    const about = { limit, peer, refused: this.#refused };
     this.#logger.warn(about, 'too many NBD connections: refused one more');
   }
 
+  #endIdle(): void {
+    for (const connection of this.#connections) {
+      if (connection.quietChecks() < IDLE_CHECKS) continue;
+      this.#logger.info({ peer: connection.peer }, 'NBD client is idle: sent away');
+      connection.finish(LINGER_MS);
+    }
+  }
+
   readonly #changed = (connection: Connection): void => {
-    if (connection.state === 'dead') this.#connections.delete(connection);
+    if (connection.state === 'dead') this.#admission.remove(connection);
     this.#change?.resolve();
   };
 
   async #shutDown(): Promise<void> {
     const endsAt = performance.now() + (this.#options.shutdownTimeoutMs ?? DEFAULT_SHUTDOWN_TIMEOUT_MS);
+    clearInterval(this.#idleTimer);
     // Closing a listener removes its unix socket too.
     for (const server of this.#listeners) server.close();
     for (const connection of this.#connections) connection.drain();
@@ -196,4 +271,9 @@ class RunningServer implements NbdServer {
     }
     return true;
   }
+}
+
+/** The first of a series, and then now and then: a flood must not become a flood of lines. */
+function isNoted(count: number): boolean {
+  return count % 1000 === 1;
 }

@@ -22,6 +22,7 @@ peers=(
   openssl=openssl certtool=gnutls-bin psktool=gnutls-bin gnutls-cli=gnutls-bin
   cmp=diffutils
   ps=procps
+  systemd-socket-activate=systemd systemd-analyze=systemd
   cc=gcc /usr/include/stdint.h=libc6-dev
 )
 guest_peers=(

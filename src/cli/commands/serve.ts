@@ -4,6 +4,7 @@ import { DEFAULT_QUEUE_BYTES, SECTOR_BYTES } from '../../base/limits.ts';
 import type { LogLevel } from '../../base/log.ts';
 import { parseSize } from '../../base/size.ts';
 import type { ControlAddress } from '../../control/address.ts';
+import type { SocketPermissions } from '../../nbd/socket-file.ts';
 import { defineCommand } from '../command.ts';
 import type { OptionTable, RawOptions } from '../option-table.ts';
 import {
@@ -16,8 +17,9 @@ import {
 } from '../parse-address.ts';
 import { type ExportSettings, parseExports } from '../parse-export.ts';
 import { isNbdUri, type NamedSource, parseImages } from '../parse-image.ts';
+import { parseSocketPermissions } from '../parse-socket.ts';
 import { checkNbdExposure, checkTlsRules, parseTls, TLS_OPTIONS, type TlsConfig } from '../parse-tls.ts';
-import { agentStateDir, parseCount, parseVmName } from '../parse-values.ts';
+import { agentStateDir, parseCount, parsePositiveTimeout, parseVmName } from '../parse-values.ts';
 import { insecureOption, listenControlOption, logLevelOption } from './shared-options.ts';
 
 export const SERVE_OPTIONS = {
@@ -38,6 +40,21 @@ export const SERVE_OPTIONS = {
     repeatable: true,
     describe: 'NBD address, repeatable: HOST:PORT, [IPV6]:PORT or unix:PATH',
     fallback: `${DEFAULT_NBD_LISTEN}, or the sockets that systemd passes`,
+  },
+  stdio: {
+    type: 'flag',
+    describe:
+      'serve one client on standard input and output, and end when it leaves; the log goes to standard error',
+  },
+  'socket-mode': {
+    type: 'text',
+    describe: 'permissions of unix sockets, such as 0660',
+    fallback: 'by the umask',
+  },
+  'socket-owner': {
+    type: 'text',
+    describe: 'USER, USER:GROUP or :GROUP that unix sockets belong to',
+    fallback: 'whoever runs this',
   },
   hub: {
     type: 'text',
@@ -72,6 +89,21 @@ export const SERVE_OPTIONS = {
     describe: 'speak as before NBD had options, for clients of 2012: the first image only',
   },
   'max-connections': { type: 'text', describe: 'NBD connections at a time', fallback: '1024' },
+  'max-connections-per-address': {
+    type: 'text',
+    describe: 'the same for each client address (IPv6: each /64)',
+    fallback: '512',
+  },
+  'handshake-timeout': {
+    type: 'text',
+    describe: 'time for a client to choose an export: seconds, or 500ms, 2m',
+    fallback: '10',
+  },
+  'idle-timeout': {
+    type: 'text',
+    describe: 'send a client away that neither asks nor is answered for so long: seconds, or 10m, 1h',
+    fallback: 'never',
+  },
   'queue-bytes': {
     type: 'text',
     describe: 'memory for changes that wait for the hub; beyond it they are only marked dirty',
@@ -93,6 +125,10 @@ export interface ServeConfig {
   readonly createSizeBytes: number | undefined;
   /** Empty when nothing was asked for. */
   readonly listen: readonly ListenAddress[];
+  /** One client on standard input and output, and no listener. */
+  readonly stdio: boolean;
+  /** Of every unix socket of `listen`. */
+  readonly socketPermissions: SocketPermissions | undefined;
   readonly hub: HostPort | undefined;
   readonly vmName: string;
   readonly filters: readonly string[];
@@ -102,6 +138,9 @@ export interface ServeConfig {
   readonly control: ControlAddress | undefined;
   readonly oldstyle: boolean;
   readonly maxConnections: number | undefined;
+  readonly maxConnectionsPerAddress: number | undefined;
+  readonly handshakeTimeoutMs: number | undefined;
+  readonly idleTimeoutMs: number | undefined;
   readonly queueBytes: number;
   readonly stateDir: string;
   readonly logLevel: LogLevel;
@@ -124,11 +163,15 @@ export function resolveServe(raw: RawOptions<typeof SERVE_OPTIONS>): ServeConfig
     { allow: raw.allow, readOnly: raw['read-only'] ?? false },
   );
   checkTlsRules(exports, tls);
+  const socketPermissions = parseSocketPermissions(raw['socket-mode'], raw['socket-owner']);
+  checkListening(listen, raw.stdio ?? false, socketPermissions !== undefined);
   return {
     images,
     format,
     createSizeBytes: parseCreate(raw.create, format, images),
     listen,
+    stdio: raw.stdio ?? false,
+    socketPermissions,
     hub: raw.hub === undefined ? undefined : parseHub(raw.hub),
     vmName,
     filters: raw.filter ?? [],
@@ -136,15 +179,31 @@ export function resolveServe(raw: RawOptions<typeof SERVE_OPTIONS>): ServeConfig
     tls,
     control: raw.control === undefined ? undefined : parseControl(raw.control),
     oldstyle: raw.oldstyle ?? false,
-    maxConnections:
-      raw['max-connections'] === undefined
-        ? undefined
-        : parseCount(raw['max-connections'], '--max-connections', MAX_CONNECTIONS_LIMIT),
+    maxConnections: parseConnections(raw['max-connections'], '--max-connections'),
+    maxConnectionsPerAddress: parseConnections(
+      raw['max-connections-per-address'],
+      '--max-connections-per-address',
+    ),
+    handshakeTimeoutMs: parsePositiveTimeout(raw['handshake-timeout'], '--handshake-timeout'),
+    idleTimeoutMs: parsePositiveTimeout(raw['idle-timeout'], '--idle-timeout'),
     queueBytes: parseQueueBytes(raw['queue-bytes']),
     stateDir: agentStateDir(raw['state-dir'], vmName, images[0]!.source),
     logLevel: raw['log-level'] ?? 'info',
     insecure: raw.insecure ?? false,
   };
+}
+
+function checkListening(listen: readonly ListenAddress[], stdio: boolean, hasPermissions: boolean): void {
+  if (stdio && listen.length > 0) {
+    throw new UsageError('--stdio serves one client and listens nowhere; leave --listen out');
+  }
+  if (hasPermissions && !listen.some((address) => address.kind === 'unix')) {
+    throw new UsageError('--socket-mode and --socket-owner are for unix sockets; add --listen unix:PATH');
+  }
+}
+
+function parseConnections(text: string | undefined, label: string): number | undefined {
+  return text === undefined ? undefined : parseCount(text, label, MAX_CONNECTIONS_LIMIT);
 }
 
 function parseFormat(text: string): string {
@@ -195,6 +254,11 @@ export const serveCommand = defineCommand({
     ['serve root=a.img data=b.img --listen unix:/run/vm.sock', 'two exports on a unix socket'],
     ['serve vm.qcow2 --format qcow2 --hub 127.0.0.1', 'any format that qemu-nbd opens'],
     ['serve new.img --create 20G --filter log --filter delay,write=5ms', 'a new disk below two filters'],
+    [
+      'serve disk.img --listen unix:/run/vm.sock --socket-mode 0660 --socket-owner :kvm',
+      'for the group kvm of this machine',
+    ],
+    ['serve disk.img --stdio', 'for a program that starts us with a socket or two pipes, as nbdkit -s'],
     ['serve disk.img --export disk,read-only,allow=10.1.0.0/16+unix', 'for some clients, to read only'],
     [
       'serve disk.img --listen 0.0.0.0:10809 --tls-dir /etc/pki/nbd --tls-verify-peer',

@@ -1,9 +1,8 @@
 // `repagent wait`: its options. The body is in run/wait.ts.
-import { UsageError } from '../../base/errors.ts';
-import { parseDurationMs } from '../../base/size.ts';
 import { defineCommand } from '../command.ts';
 import type { OptionTable } from '../option-table.ts';
 import { parseControl } from '../parse-address.ts';
+import { parseTimeout } from '../parse-values.ts';
 import { askControlOption, stateOption, volumeOption } from './shared-options.ts';
 
 const WAIT_OPTIONS = {
@@ -12,17 +11,6 @@ const WAIT_OPTIONS = {
   timeout: { type: 'text', describe: 'seconds, or 500ms, 2m, 1h; then exit 1', fallback: 'for ever' },
   control: askControlOption,
 } as const satisfies OptionTable;
-
-/** Longest wait that a timer can measure, milliseconds. */
-const MAX_TIMEOUT_MS = 2 ** 31 - 1;
-
-/** @throws UsageError */
-export function parseTimeout(text: string | undefined): number | undefined {
-  if (text === undefined) return undefined;
-  const ms = parseDurationMs(text, '--timeout');
-  if (ms > MAX_TIMEOUT_MS) throw new UsageError('--timeout: at most 24 days');
-  return ms;
-}
 
 export const waitCommand = defineCommand({
   name: 'wait',
@@ -35,7 +23,7 @@ export const waitCommand = defineCommand({
   configFile: true,
   run: async (raw) => {
     const control = raw.control === undefined ? undefined : parseControl(raw.control);
-    const timeoutMs = parseTimeout(raw.timeout);
+    const timeoutMs = parseTimeout(raw.timeout, '--timeout');
     const { runWait } = await import('../run/wait.ts');
     return runWait({ control, state: raw.state ?? 'protected', volume: raw.volume, timeoutMs });
   },

@@ -1,11 +1,12 @@
 // `repagent serve`: opens the images, builds their chains, serves them over NBD, and replicates them to a hub.
 import { assert } from '../../base/assert.ts';
-import { BlockError, OperationError } from '../../base/errors.ts';
+import { BlockError, OperationError, UsageError } from '../../base/errors.ts';
 import { createLogger, type Logger } from '../../base/log.ts';
 import type { ProcessStatus, VolumeStatus } from '../../control/status.ts';
 import type { BoundAddress, ListenAddress } from '../../nbd/listen-address.ts';
-import { type NbdServer, startNbdServer } from '../../nbd/server.ts';
+import { type NbdServer, type NbdServerOptions, startNbdServer } from '../../nbd/server.ts';
 import type { TlsOptions } from '../../nbd/server-tls.ts';
+import { openStdio } from '../../nbd/stdio.ts';
 import type { ServeConfig } from '../commands/serve.ts';
 import { DEFAULT_NBD_LISTEN, parseListen } from '../parse-address.ts';
 import type { ExportSettings } from '../parse-export.ts';
@@ -18,7 +19,7 @@ import { exportList, listenError, nbdUrl } from './listening.ts';
 import { ReloadWatch } from './reload.ts';
 import { changedAtStartOnly, reloadedVisibility } from './reload-exports.ts';
 import { createReplication, type Replication, unprotectedVolume } from './replication.ts';
-import { runService, type Startup } from './service.ts';
+import { type Running, runService, type Startup } from './service.ts';
 import { takeActivatedFds } from './socket-activation.ts';
 import { loadTls, reloadTls } from './tls.ts';
 
@@ -35,16 +36,26 @@ export async function runServe(config: ServeConfig, reread: () => ServeConfig): 
   return runService({
     logger,
     start: async (startup) => {
-      await new ServeProcess(config, logger, reread).start(startup, listen, plan, tls);
-      return {};
+      return new ServeProcess(config, logger, reread).start(startup, listen, plan, tls);
     },
   });
 }
 
-/** What was asked for and what systemd passed; the default when that is nothing. */
-function listenAddresses(config: ServeConfig): ListenAddress[] {
+/** What was asked for and what systemd passed; the default when that is nothing. @throws UsageError */
+function listenAddresses({ listen, stdio, socketPermissions }: ServeConfig): ListenAddress[] {
   const passed = takeActivatedFds().map((fd) => ({ kind: 'fd' as const, fd }));
-  const all = [...config.listen, ...passed];
+  if (stdio && passed.length > 0) {
+    throw new UsageError(
+      '--stdio serves one client, and LISTEN_FDS passed sockets to listen on; use one of them',
+    );
+  }
+  if (stdio) return [];
+  const asked = listen.map((address): ListenAddress => {
+    return address.kind === 'unix' && socketPermissions
+      ? { ...address, permissions: socketPermissions }
+      : address;
+  });
+  const all = [...asked, ...passed];
   return all.length > 0 ? all : [parseListen(DEFAULT_NBD_LISTEN)];
 }
 
@@ -65,13 +76,18 @@ class ServeProcess {
     this.#reloads = new ReloadWatch(logger);
   }
 
-  /** Starts in the reverse order of stopping: clients drain first, then the hub hears of it, then images close. */
+  /**
+   * Starts in the reverse order of stopping: clients drain first, then the hub hears of it, then images close.
+   * @returns with --stdio it is finished when the client has left
+   */
   async start(
     startup: Startup,
     listen: readonly ListenAddress[],
     plan: readonly PlannedLink[],
     tls: TlsOptions | undefined,
-  ): Promise<void> {
+  ): Promise<Running> {
+    // Before anything is opened: what is there may be a terminal.
+    const stdio = this.#config.stdio ? openStdio() : undefined;
     await startup.step('SIGHUP', Promise.resolve(this.#reloads), (reloads) => reloads.close());
     await startup.step('control API', this.#startControl(), (control) => control.close());
     const replication = await createReplication(this.#config, this.#logger);
@@ -99,8 +115,15 @@ class ServeProcess {
     reloadTls(this.#reloads, server, this.#config.tls, this.#logger);
     this.#reloads.add('exports', () => this.#reloadExports(server));
     replication.start();
+    if (stdio) {
+      this.#logger.info('serving one client on standard input and output');
+      return { finished: server.serveOne(stdio.client, stdio.openEngine) };
+    }
+    // Who passed sockets needn't wait for a line, and may have given us its own standard output, as nbdinfo does.
+    if (listen.every((address) => address.kind === 'fd')) return {};
     const names = exportList(this.#config.images.map((image) => image.name));
     process.stdout.write(`listening ${this.#urls().join(' ')} exports=${names}\n`);
+    return {};
   }
 
   /** Takes over what of a new configuration can change while clients are connected, and says what can't. */
@@ -119,7 +142,7 @@ class ServeProcess {
   }
 
   async #startServer(listen: readonly ListenAddress[], tls: TlsOptions | undefined): Promise<NbdServer> {
-    const { maxConnections, format, hub } = this.#config;
+    const { format, hub } = this.#config;
     const kind = hub ? `${format} image, replicated` : `${format} image`;
     const exports = this.#volumes.map(({ name, device, contexts }) => {
       const { description = kind, ...settings } = this.#settings(name);
@@ -132,7 +155,7 @@ class ServeProcess {
         tls,
         logger: this.#logger,
         oldstyle: this.#config.oldstyle,
-        ...(maxConnections === undefined ? {} : { maxConnections }),
+        ...givenLimits(this.#config),
       });
     } catch (error) {
       throw listenError(error);
@@ -216,4 +239,15 @@ class ServeProcess {
     const needsTls = this.#config.tls.mode === 'require';
     return (this.#server?.addresses ?? []).map((address: BoundAddress) => nbdUrl(address, needsTls));
   }
+}
+
+/** The limits that were given; the server has defaults for the others. */
+function givenLimits(config: ServeConfig): Partial<NbdServerOptions> {
+  const { maxConnections, maxConnectionsPerAddress, handshakeTimeoutMs, idleTimeoutMs } = config;
+  return {
+    ...(maxConnections !== undefined && { maxConnections }),
+    ...(maxConnectionsPerAddress !== undefined && { maxConnectionsPerAddress }),
+    ...(handshakeTimeoutMs !== undefined && { handshakeTimeoutMs }),
+    ...(idleTimeoutMs !== undefined && { idleTimeoutMs }),
+  };
 }

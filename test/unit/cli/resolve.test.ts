@@ -2,7 +2,7 @@
 import { describe, expect, it } from 'vitest';
 import { resolveHub } from '../../../src/cli/commands/hub.ts';
 import { resolveServe } from '../../../src/cli/commands/serve.ts';
-import { parseTimeout } from '../../../src/cli/commands/wait.ts';
+import { parseTimeout } from '../../../src/cli/parse-values.ts';
 
 describe('resolveServe', () => {
   it('has defaults for everything but the image', () => {
@@ -80,10 +80,10 @@ describe('resolveHub', () => {
 
 describe('parseTimeout', () => {
   it('is in seconds unless it says otherwise', () => {
-    expect(parseTimeout(undefined)).toBeUndefined();
-    expect(parseTimeout('2')).toBe(2000);
-    expect(parseTimeout('250ms')).toBe(250);
-    expect(() => parseTimeout('soon')).toThrow('--timeout');
-    expect(() => parseTimeout('10000h')).toThrow('24 days');
+    expect(parseTimeout(undefined, '--timeout')).toBeUndefined();
+    expect(parseTimeout('2', '--timeout')).toBe(2000);
+    expect(parseTimeout('250ms', '--timeout')).toBe(250);
+    expect(() => parseTimeout('soon', '--timeout')).toThrow('--timeout');
+    expect(() => parseTimeout('10000h', '--timeout')).toThrow('24 days');
   });
 });

@@ -1,6 +1,7 @@
 // Listening: real ports, unix sockets of dead and living servers, and errors that say what to do.
 import { spawnSync } from 'node:child_process';
-import { existsSync, lstatSync, writeFileSync } from 'node:fs';
+import { createSocket } from 'node:dgram';
+import { closeSync, existsSync, lstatSync, openSync, symlinkSync, writeFileSync } from 'node:fs';
 import { createServer, type Server } from 'node:net';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { OperationError, UsageError } from '../../../src/base/errors.ts';
@@ -8,6 +9,8 @@ import { MiB } from '../../../src/base/limits.ts';
 import { silentLogger } from '../../../src/base/log.ts';
 import { formatAddress, type ListenAddress } from '../../../src/nbd/listen-address.ts';
 import { type NbdServer, startNbdServer } from '../../../src/nbd/server.ts';
+import { applyPermissions, bindWithMode, type SocketPermissions } from '../../../src/nbd/socket-file.ts';
+import { descriptorOf } from '../../../src/nbd/socket-options.ts';
 import { RawNbdClient } from '../../support/raw-nbd-client.ts';
 import { type TempDir, tempDir } from '../../support/temp-dir.ts';
 import { SparseDevice } from '../../support/test-devices.ts';
@@ -112,7 +115,7 @@ describe('listening', () => {
       () => ({ kind: 'tcp', host: 'no-such-host.invalid', port: 0 }),
       'host name is unknown',
     ],
-    ['a descriptor that is not open', () => ({ kind: 'fd', fd: 900 }), "can't listen on fd:900"],
+    ['a descriptor that is not open', () => ({ kind: 'fd', fd: 900 }), 'descriptor 900 that was passed'],
   ])('fails on %s', async (_what, address, message) => {
     const error = await start(address()).catch((e: unknown) => e);
     expect(error).toBeInstanceOf(OperationError);
@@ -125,6 +128,87 @@ describe('listening', () => {
     const path = directory.file('s');
     await expect(start({ kind: 'unix', path }, taken)).rejects.toThrow('is in use');
     expect(existsSync(path)).toBe(false);
+  });
+});
+
+describe('the file of a unix socket', () => {
+  const mask = process.umask();
+  afterEach(() => void process.umask(mask));
+  // Only root can give files away; others at least go through the motions.
+  const isRoot = process.getuid!() === 0;
+  const [uid, gid] = isRoot ? [65_534, 65_533] : [process.getuid!(), process.getgid!()];
+
+  it.each<[string, Partial<SocketPermissions>, number]>([
+    ['no word', {}, 0o755],
+    ['a mode that is wider than the umask', { mode: 0o666 }, 0o666],
+    ['a mode that is narrower', { mode: 0o600 }, 0o600],
+    ['an owner and a mode', { mode: 0o660, uid, gid }, 0o660],
+    ['an owner alone', { uid }, 0o755],
+    ['a group alone', { gid }, 0o755],
+  ])('is as told: %s', async (_what, given, mode) => {
+    process.umask(0o022);
+    const path = directory.file('s');
+    const permissions = { mode: undefined, uid: undefined, gid: undefined, ...given };
+    await start({ kind: 'unix', path, permissions });
+    const found = lstatSync(path);
+    expect((found.mode & 0o777).toString(8)).toBe(mode.toString(8));
+    if (given.uid !== undefined) expect(found.uid).toBe(given.uid);
+    else expect(found.uid).toBe(process.getuid!());
+    if (given.gid !== undefined) expect(found.gid).toBe(given.gid);
+    expect(process.umask()).toBe(0o022);
+    await works({ path });
+  });
+
+  it.each([
+    [{ mode: 0o660, uid: undefined, gid: undefined }, 0o660],
+    [{ mode: 0o660, uid, gid: undefined }, 0],
+    [{ mode: undefined, uid: undefined, gid }, 0],
+  ])('is never wider than in the end: %j', async (permissions, first) => {
+    process.umask(0);
+    const path = directory.file('s');
+    const other = createServer();
+    others.push(other);
+    const mode = bindWithMode(permissions, () => {
+      other.listen(path);
+      return lstatSync(path).mode & 0o777;
+    });
+    expect(mode).toBe(first);
+  });
+
+  it('is what gets the owner, and nothing else that stands there', () => {
+    const path = directory.file('precious');
+    writeFileSync(path, 'data', { mode: 0o600 });
+    const permissions = { mode: 0o666, uid, gid: undefined };
+    expect(() => applyPermissions(path, permissions)).toThrow('not our socket');
+    symlinkSync(path, directory.file('link'));
+    expect(() => applyPermissions(directory.file('link'), permissions)).toThrow();
+    expect(lstatSync(path).mode & 0o777).toBe(0o600);
+  });
+});
+
+describe('a descriptor that was passed', () => {
+  it('is refused unless it listens', async () => {
+    const path = directory.file('s');
+    await start({ kind: 'unix', path });
+    const client = await RawNbdClient.connect({ path });
+    const fd = descriptorOf(client.socket)!;
+    const error = await start({ kind: 'fd', fd }).catch((e: unknown) => e);
+    expect(error).toMatchObject({ message: expect.stringContaining('does not listen') });
+    expect(error).toMatchObject({ hint: expect.stringContaining('--stdio') });
+    // It was left as it is.
+    expect(await client.greet()).toBe(3);
+    await client.destroy();
+  });
+
+  it('is refused when it is no stream socket, or none at all', async () => {
+    const udp = createSocket('udp4');
+    await new Promise<void>((resolve) => udp.bind(0, '127.0.0.1', resolve));
+    const { fd } = (udp as unknown as { _handle: { fd: number } })._handle;
+    await expect(start({ kind: 'fd', fd })).rejects.toThrow('is no stream socket');
+    udp.close();
+    const file = openSync(directory.file('f'), 'w');
+    await expect(start({ kind: 'fd', fd: file })).rejects.toThrow('is no socket');
+    closeSync(file);
   });
 });
 

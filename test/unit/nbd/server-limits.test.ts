@@ -32,6 +32,60 @@ describe('connections', () => {
     expect((await (await rig.open()).request({ type: FLUSH })).error).toBe(0);
   });
 
+  it('that stall before they choose an export never keep another out: the oldest goes', async () => {
+    rig = await NbdRig.start(new SparseDevice(1 * MiB), { maxConnections: 4, tcp: true });
+    const user = await rig.open();
+    const stalled = [await rig.connect(), await rig.connect(), await rig.connect()];
+    for (const one of stalled) await one.greet();
+    const late = await rig.open();
+    expect((await stalled[0]!.readToEnd()).length).toBe(0);
+    expect(stalled.slice(1).map((one) => one.isEnded)).toEqual([false, false]);
+    for (let i = 0; i < 20; i += 1) await (await rig.open()).destroy();
+    expect((await late.request({ type: FLUSH })).error).toBe(0);
+    expect((await user.request({ type: FLUSH })).error).toBe(0);
+    expect(rig.problems()).toEqual(['too many NBD connections: dropped the oldest handshake for a new one']);
+  });
+
+  it('of one address have a limit of their own, those of a unix socket have not', async () => {
+    const limits = { maxConnections: 10, maxConnectionsPerAddress: 2 };
+    rig = await NbdRig.start(new SparseDevice(1 * MiB), { ...limits, tcp: true });
+    await rig.open();
+    const second = await rig.open();
+    expect((await (await rig.connect()).readToEnd()).length).toBe(0);
+    expect(rig.log.lines().find((line) => line.level === 40)).toMatchObject({
+      limit: 'address',
+      peer: '127.0.0.1',
+    });
+    await second.destroy();
+    await waitUntil(() => rig.server.connectionCount === 1);
+    await rig.open();
+    await rig.stop();
+    rig = await NbdRig.start(new SparseDevice(1 * MiB), limits);
+    for (let i = 0; i < 5; i += 1) await rig.open();
+  });
+
+  it('that are idle stay, unless a limit was asked for; busy ones stay even then', async () => {
+    const device = new HeldDevice(new SparseDevice(1 * MiB));
+    rig = await NbdRig.start(device, { idleTimeoutMs: 400 });
+    const [idle, waiting, busy] = [await rig.open(), await rig.open(), await rig.open()];
+    const startedAt = performance.now();
+    waiting.send(requestBytes({ type: FLUSH }));
+    await waitUntil(() => device.waiting.length === 1);
+    let busyRequests = 0;
+    while (!idle.isEnded) {
+      expect((await busy.request({ type: READ, length: 0 })).error).toBe(0);
+      busyRequests += 1;
+      await settled();
+      if (performance.now() - startedAt > 10_000) throw new Error('the idle client is still there');
+    }
+    expect(performance.now() - startedAt).toBeGreaterThan(390);
+    expect(busyRequests).toBeGreaterThan(2);
+    expect([waiting.isEnded, busy.isEnded]).toEqual([false, false]);
+    device.holding = false;
+    await device.releaseAll();
+    expect((await waiting.readReply()).error).toBe(0);
+  });
+
   it('that choose no export in time are closed; the others are not', async () => {
     rig = await NbdRig.start(new SparseDevice(1 * MiB), { handshakeTimeoutMs: 100, tcp: true });
     const good = await rig.open();
