@@ -1,8 +1,9 @@
 // The page of what NBD is spoken names every option, command and error of the protocol once: none is left in the dark.
-import { readFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { resolve } from 'node:path';
 import { describe, expect, test } from 'vitest';
-import { NBD_CMD, NBD_ERROR, NBD_OPT, NBD_REP_ERR } from '../../../src/nbdwire/constants.ts';
+import * as constants from '../../../src/nbdwire/constants.ts';
+import { NBD_CMD, NBD_ERROR, NBD_OPT, NBD_REP_ERR, NBD_REPLY_TYPE } from '../../../src/nbdwire/constants.ts';
 import { RequestHeader } from '../../../src/nbdwire/request.ts';
 import { checkRequest } from '../../../src/nbdwire/request-check.ts';
 import { ServerHandshake } from '../../../src/nbdwire/server-handshake.ts';
@@ -37,6 +38,19 @@ describe('docs/protocol/nbd-support.md', () => {
 
   test('names every command', () => {
     expect([...table('Commands').keys()]).toEqual(Object.keys(NBD_CMD));
+  });
+
+  test('names every command flag and every chunk', () => {
+    const flags = Object.keys(constants).flatMap((name) => name.match(/^NBD_CMD_FLAG_(\w+)$/)?.[1] ?? []);
+    expect([...table('Command flags').keys()].sort()).toEqual(flags.sort());
+    expect([...table('Chunks').keys()]).toEqual(Object.keys(NBD_REPLY_TYPE));
+  });
+
+  test('names only tests that there are', () => {
+    const named = [...page.matchAll(/test\/[\w/.-]+\.ts/g)].map((match) => match[0]);
+    expect(named.length).toBeGreaterThan(10);
+    for (const file of named)
+      expect(existsSync(resolve(import.meta.dirname, '../../..', file)), file).toBe(true);
   });
 
   test('names every error but success', () => {
