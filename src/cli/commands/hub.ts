@@ -30,6 +30,15 @@ export const HUB_OPTIONS = {
     describe: 'durable records of this hub',
     fallback: "repagent/hub in the user's state folder",
   },
+  'tls-dir': {
+    type: 'text',
+    describe:
+      'let in only agents with a certificate: directory of ca-cert.pem, server-cert.pem, server-key.pem',
+  },
+  'tls-any-name': {
+    type: 'flag',
+    describe: 'let an agent replicate any machine, not only those that its certificate names',
+  },
   control: listenControlOption,
   once: {
     type: 'flag',
@@ -44,6 +53,9 @@ export interface HubConfig {
   readonly storeDir: string | undefined;
   readonly listen: HostPort;
   readonly stateDir: string;
+  /** Absolute; undefined: no TLS. */
+  readonly tlsDir: string | undefined;
+  readonly tlsAnyName: boolean;
   readonly control: ControlAddress | undefined;
   readonly once: boolean;
   readonly logLevel: LogLevel;
@@ -58,12 +70,20 @@ export function resolveHub(raw: RawOptions<typeof HUB_OPTIONS>): HubConfig {
     );
   }
   const listen = parseHostPort(raw.listen ?? DEFAULT_HUB_LISTEN, '--listen');
-  checkExposure([{ kind: 'tcp', ...listen }], raw.insecure ?? false, "agents' connections");
+  const tlsDir = raw['tls-dir'];
+  const tlsAnyName = raw['tls-any-name'] ?? false;
+  if (tlsAnyName && tlsDir === undefined) {
+    throw new UsageError('--tls-any-name is about the names in certificates: add --tls-dir DIR');
+  }
+  const accepted = (raw.insecure ?? false) || tlsDir !== undefined;
+  checkExposure([{ kind: 'tcp', ...listen }], accepted, "agents' connections", 'demand TLS with --tls-dir');
   return {
     pairs,
     storeDir: raw.store === undefined ? undefined : resolve(raw.store),
     listen,
     stateDir: hubStateDir(raw['state-dir']),
+    tlsDir: tlsDir === undefined ? undefined : resolve(tlsDir),
+    tlsAnyName,
     control: raw.control === undefined ? undefined : parseControl(raw.control),
     once: raw.once ?? false,
     logLevel: raw['log-level'] ?? 'info',
@@ -77,6 +97,10 @@ export const hubCommand = defineCommand({
   examples: [
     ['hub disk=replica.img', 'keeps a replica of the volume `disk`, listening on 127.0.0.1:9010'],
     ['hub --store /srv/replicas', 'keeps every reported volume as /srv/replicas/VM/VOLUME'],
+    [
+      'hub --store /srv/replicas --listen 0.0.0.0:9010 --tls-dir /etc/repagent/tls',
+      'for agents on other machines, which prove who they are; see docs/TLS.md',
+    ],
     [
       'hub disk=replica.img --listen 0.0.0.0:9010 --insecure',
       'for agents on other machines, in a trusted network',

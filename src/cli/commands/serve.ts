@@ -1,4 +1,5 @@
 // `repagent serve`: its options and what they mean. The body is in run/serve.ts.
+import { resolve } from 'node:path';
 import { UsageError } from '../../base/errors.ts';
 import { DEFAULT_QUEUE_BYTES, SECTOR_BYTES } from '../../base/limits.ts';
 import type { LogLevel } from '../../base/log.ts';
@@ -61,6 +62,16 @@ export const SERVE_OPTIONS = {
     alias: 'repagent',
     describe: 'replicate to this hub: HOST[:PORT]',
     fallback: 'none: a plain NBD server',
+  },
+  'hub-tls-dir': {
+    type: 'text',
+    describe:
+      'encrypt the link to the hub, with proof on both sides: directory of ca-cert.pem, client-cert.pem, client-key.pem',
+  },
+  'hub-tls-name': {
+    type: 'text',
+    describe: "the name that the hub's certificate must be for",
+    fallback: 'the host in --hub',
   },
   'vm-name': { type: 'text', describe: 'how the hub shows this machine', fallback: 'the host name' },
   filter: {
@@ -130,6 +141,8 @@ export interface ServeConfig {
   /** Of every unix socket of `listen`. */
   readonly socketPermissions: SocketPermissions | undefined;
   readonly hub: HostPort | undefined;
+  /** Of the link to the hub; undefined: no TLS. */
+  readonly hubTls: { readonly dir: string; readonly serverName: string } | undefined;
   readonly vmName: string;
   readonly filters: readonly string[];
   /** One for every image, by name. */
@@ -165,6 +178,7 @@ export function resolveServe(raw: RawOptions<typeof SERVE_OPTIONS>): ServeConfig
   checkTlsRules(exports, tls);
   const socketPermissions = parseSocketPermissions(raw['socket-mode'], raw['socket-owner']);
   checkListening(listen, raw.stdio ?? false, socketPermissions !== undefined);
+  const hub = raw.hub === undefined ? undefined : parseHub(raw.hub);
   return {
     images,
     format,
@@ -172,7 +186,8 @@ export function resolveServe(raw: RawOptions<typeof SERVE_OPTIONS>): ServeConfig
     listen,
     stdio: raw.stdio ?? false,
     socketPermissions,
-    hub: raw.hub === undefined ? undefined : parseHub(raw.hub),
+    hub,
+    hubTls: parseHubTls(raw, hub),
     vmName,
     filters: raw.filter ?? [],
     exports,
@@ -204,6 +219,20 @@ function checkListening(listen: readonly ListenAddress[], stdio: boolean, hasPer
 
 function parseConnections(text: string | undefined, label: string): number | undefined {
   return text === undefined ? undefined : parseCount(text, label, MAX_CONNECTIONS_LIMIT);
+}
+
+function parseHubTls(
+  raw: RawOptions<typeof SERVE_OPTIONS>,
+  hub: HostPort | undefined,
+): ServeConfig['hubTls'] {
+  const dir = raw['hub-tls-dir'];
+  const name = raw['hub-tls-name'];
+  if (dir === undefined) {
+    if (name === undefined) return undefined;
+    throw new UsageError('--hub-tls-name is what the certificate of the hub is for: add --hub-tls-dir DIR');
+  }
+  if (!hub) throw new UsageError('--hub-tls-dir is about the link to a hub: add --hub HOST[:PORT]');
+  return { dir: resolve(dir), serverName: name ?? hub.host };
 }
 
 function parseFormat(text: string): string {

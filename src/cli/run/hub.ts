@@ -6,7 +6,9 @@ import type { HubConfig } from '../commands/hub.ts';
 import { formatHostPort } from '../parse-address.ts';
 import { packageVersion } from '../version.ts';
 import { startOwnControl } from './control-socket.ts';
+import { loadHubTls } from './hub-tls.ts';
 import { listenError } from './listening.ts';
+import { ReloadWatch } from './reload.ts';
 import { type Running, runService, type Startup } from './service.ts';
 
 /** @returns the exit status */
@@ -17,6 +19,9 @@ export function runHub(config: HubConfig): Promise<number> {
 
 async function start(config: HubConfig, logger: Logger, startup: Startup): Promise<Running> {
   let hub: Hub | undefined;
+  const reloads = await startup.step('SIGHUP', Promise.resolve(new ReloadWatch(logger)), (one) =>
+    one.close(),
+  );
   const control = startOwnControl({
     kind: 'hub',
     address: config.control,
@@ -28,19 +33,22 @@ async function start(config: HubConfig, logger: Logger, startup: Startup): Promi
     },
   });
   await startup.step('control API', control, (server) => server.close());
-  hub = await startup.step('hub', listen(config, logger), (one) => one.close());
+  hub = await startup.step('hub', listen(config, logger, reloads), (one) => one.close());
   process.stdout.write(`listening ${hubUrl(hub)}\n`);
   return config.once ? { finished: hub.completed } : {};
 }
 
-async function listen(config: HubConfig, logger: Logger): Promise<Hub> {
-  const { storeDir, stateDir } = config;
+async function listen(config: HubConfig, logger: Logger, reloads: ReloadWatch): Promise<Hub> {
+  const { storeDir, stateDir, tlsDir, tlsAnyName } = config;
+  const files = tlsDir === undefined ? undefined : await loadHubTls(tlsDir, logger);
+  files?.reloadOn(reloads);
   try {
     return await startHub({
       listen: config.listen,
       pairs: new Map(config.pairs.map(({ name, source }) => [name, source])),
       ...(storeDir === undefined ? {} : { storeDir }),
       stateDir,
+      ...(files && { tls: { credentials: files.current, anyName: tlsAnyName } }),
       logger,
     });
   } catch (error) {

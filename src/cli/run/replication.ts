@@ -6,6 +6,8 @@ import type { BlockDevice } from '../../blockdev/block-device.ts';
 import type { ProcessStatus, VerifyProgress, VerifyResult, VolumeStatus } from '../../control/status.ts';
 import type { MetaContext } from '../../nbd/meta-contexts.ts';
 import type { ServeConfig } from '../commands/serve.ts';
+import { loadAgentTls } from './hub-tls.ts';
+import type { ReloadWatch } from './reload.ts';
 
 /** The meta context of what the hub may lack, in chunks of 64 KiB, and its only flag. docs/protocol/nbd-support.md. */
 const DIRTY_CONTEXT = 'repagent:dirty';
@@ -26,14 +28,23 @@ export interface Replication {
   close(): Promise<void>;
 }
 
-/** @throws OperationError when the agent's identity can't be kept in the state directory */
-export async function createReplication(config: ServeConfig, logger: Logger): Promise<Replication> {
-  const { hub, vmName, queueBytes, stateDir } = config;
+/**
+ * @throws OperationError when the agent's identity can't be kept in the state directory, or its TLS files can't be used
+ */
+export async function createReplication(
+  config: ServeConfig,
+  logger: Logger,
+  reloads: ReloadWatch,
+): Promise<Replication> {
+  const { hub, hubTls, vmName, queueBytes, stateDir } = config;
   if (!hub) return new NoReplication(vmName);
   const { Agent } = await import('../../repagent/agent.ts');
   const { loadAgentId } = await import('../../repagent/agent-id.ts');
   const agentId = await loadAgentId(stateDir);
-  const agent = new Agent({ hubHost: hub.host, hubPort: hub.port, vmName, agentId, queueBytes, logger });
+  const files = hubTls && (await loadAgentTls(hubTls.dir, logger));
+  files?.reloadOn(reloads);
+  const tls = hubTls && files && { credentials: files.current, serverName: hubTls.serverName };
+  const agent = new Agent({ hubHost: hub.host, hubPort: hub.port, vmName, agentId, queueBytes, tls, logger });
   return {
     protect: (name, below) => agent.protect(name, below),
     dirtyContext: (name) => ({

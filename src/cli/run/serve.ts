@@ -90,7 +90,7 @@ class ServeProcess {
     const stdio = this.#config.stdio ? openStdio() : undefined;
     await startup.step('SIGHUP', Promise.resolve(this.#reloads), (reloads) => reloads.close());
     await startup.step('control API', this.#startControl(), (control) => control.close());
-    const replication = await createReplication(this.#config, this.#logger);
+    const replication = await createReplication(this.#config, this.#logger, this.#reloads);
     this.#replication = replication;
     for (const image of this.#config.images) {
       const { format } = this.#config;
