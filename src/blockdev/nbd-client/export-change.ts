@@ -19,11 +19,12 @@ const RELIED_ON = [
 
 /**
  * What makes `now` unfit to continue what was begun on `before`, in words; undefined when it fits.
- * Abilities that were gained don't matter: they aren't used.
+ * Abilities that were gained don't matter: they aren't used. Nor does a disk that has grown: the size that was told holds,
+ * and what lies behind is left alone.
  */
 export function whatChanged(before: NbdExport, now: NbdExport): string | undefined {
-  if (now.sizeBytes !== before.sizeBytes) {
-    return `its size changed from ${before.sizeBytes} to ${now.sizeBytes} bytes`;
+  if (now.sizeBytes < before.sizeBytes) {
+    return `its size shrank from ${before.sizeBytes} to ${now.sizeBytes} bytes`;
   }
   if ((now.flags & NBD_FLAG_READ_ONLY) !== (before.flags & NBD_FLAG_READ_ONLY)) {
     return `it became ${(now.flags & NBD_FLAG_READ_ONLY) === 0 ? 'writable' : 'read-only'}`;

@@ -211,10 +211,17 @@ export class NbdLink implements FleetOwner {
     }
     this.#style = found.style;
     if (!this.#export) this.#begin(found);
-    else
-      this.#log.info({ unflushed: this.#durability.unflushed, waiting: this.#pending }, 'NBD server is back');
+    else this.#welcomeBack(this.#export, found);
     this.#upSinceMs = performance.now();
     this.#dispatch('ready');
+  }
+
+  #welcomeBack(before: NbdExport, found: NbdExport): void {
+    if (found.sizeBytes > before.sizeBytes) {
+      const sizes = { from: before.sizeBytes, to: found.sizeBytes };
+      this.#log.info(sizes, 'the NBD export has grown; start anew to use all of it');
+    }
+    this.#log.info({ unflushed: this.#durability.unflushed, waiting: this.#pending }, 'NBD server is back');
   }
 
   unsuited(found: NbdExport): string | undefined {

@@ -139,7 +139,7 @@ describe('whatChanged', () => {
   });
 
   it.each([
-    [{ sizeBytes: 8192 }, /size changed from 4096 to 8192/],
+    [{ sizeBytes: 3584 }, /size shrank from 4096 to 3584/],
     [{ flags: before.flags | NBD_FLAG_READ_ONLY }, /became read-only/],
     [{ flags: 1 }, /no longer offers FLUSH/],
     [{ minBlockBytes: 4096 }, /block size grew from 512 to 4096/],

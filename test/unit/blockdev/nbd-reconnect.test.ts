@@ -317,9 +317,9 @@ describe('a server gone mad', () => {
 describe('an export that is no longer the same', () => {
   const changes: Array<[string, (server: FakeNbdServer) => unknown, RegExp]> = [
     [
-      'another size',
-      (server) => Object.assign(server, { sizeBytes: 2 * MiB }),
-      /size changed from 1048576 to 2097152/,
+      'a smaller size',
+      (server) => Object.assign(server, { sizeBytes: MiB / 2 }),
+      /size shrank from 1048576 to 524288/,
     ],
     [
       'read-only',
@@ -350,6 +350,19 @@ describe('an export that is no longer the same', () => {
     await waitUntil(() => server.openConnections === 0, { what: 'the connection to end' });
     await device.close();
     expect(server.of(NBD_CMD.WRITE)).toHaveLength(1);
+  });
+
+  it('may have grown: it goes on with the size that was told, and says so', async () => {
+    const server = await startServer();
+    const { device, lines } = await open(server.uri);
+    server.sizeBytes = 2 * MiB;
+    server.cut();
+    await waitUntil(() => server.connections > 1 && device.linkState === 'live', {
+      what: 'the link to heal',
+    });
+    await device.write(512, Buffer.alloc(512, 1), false);
+    expect(device.sizeBytes).toBe(1 * MiB);
+    expect(lines.map((line) => line.msg).join()).toContain('has grown');
   });
 
   it('is waited for when it is only missing', async () => {
