@@ -6,7 +6,7 @@ import { KiB, MiB } from '../../src/base/limits.ts';
 import type { BlockDevice } from '../../src/blockdev/block-device.ts';
 import type { ExportSpec } from '../../src/nbd/exports.ts';
 import { type FakeEngine, openOnFakeEngine } from '../support/fake-engine.ts';
-import { judge, type RefereeExport } from '../support/nbd-referee.ts';
+import { type Judgement, judge, type RefereeExport } from '../support/nbd-referee.ts';
 import { byteByByte, cutAt } from '../support/play-session.ts';
 import { SparseBytes } from '../support/sparse-bytes.ts';
 import { JumbleDevice, SparseDevice, settled } from '../support/test-devices.ts';
@@ -65,11 +65,7 @@ export interface Seam {
   readonly output?: (bytes: Buffer) => Buffer;
 }
 
-export interface Played {
-  readonly faults: readonly string[];
-  readonly options: number;
-  readonly requests: number;
-}
+export type Played = Omit<Judgement, 'mustEnd'>;
 
 /** Plays one session and tells everything that the server did wrong. @throws what the server threw */
 async function playFuzzed(client: Buffer, how: Staging, seam: Seam = {}): Promise<Played> {
@@ -121,7 +117,8 @@ async function playFuzzed(client: Buffer, how: Staging, seam: Seam = {}): Promis
   await settled();
   if (sharedPool.liveBytes !== heldBefore)
     faults.push(`kept ${sharedPool.liveBytes - heldBefore} bytes for ever`);
-  return { faults, options: judgement.options, requests: judgement.requests };
+  const { options, requests, chunked, extended, statuses } = judgement;
+  return { faults, options, requests, chunked, extended, statuses };
 }
 
 /** The same. @throws Error with everything that the server did wrong */

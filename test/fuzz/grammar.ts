@@ -230,23 +230,36 @@ const ending = fc.oneof(
   { weight: 1, arbitrary: junk(64) },
 );
 
+/** What is agreed on, right before the end of the handshake, about the form of replies. */
+const STATUS = [
+  optionBytes(
+    10,
+    Buffer.concat([u32(4), Buffer.from('disk'), u32(1), u32(15), Buffer.from('base:allocation')]),
+  ),
+];
+const GO_DISK = optionBytes(7, infoData('disk'));
+const AGREED: ReadonlyArray<{ extended: boolean; options: readonly Buffer[]; go?: Buffer }> = [
+  { extended: false, options: [] },
+  { extended: false, options: [] },
+  { extended: false, options: [optionBytes(8)] },
+  { extended: false, options: [optionBytes(8), ...STATUS], go: GO_DISK },
+  { extended: true, options: [optionBytes(11)] },
+  { extended: true, options: [optionBytes(11), ...STATUS], go: GO_DISK },
+];
+
 /** Whole sessions, in their parts. */
 const parts = fc
   .record({
     flags: clientFlags,
     options: fc.array(option, { maxLength: 4 }),
-    extended: fc.oneof(
-      { weight: 9, arbitrary: fc.constant(false) },
-      { weight: 1, arbitrary: fc.constant(true) },
-    ),
+    agreed: fc.constantFrom(...AGREED),
     last: lastOption,
     requests: fc.array(request, { maxLength: 16, size: 'max' }),
     end: ending,
   })
-  .map(({ flags, options, extended, last, requests, end }) => {
-    const before = extended ? [...options, optionBytes(11)] : options;
-    const asked = extended ? requests.map(asExtended) : requests;
-    return [clientFlagsBytes(flags), ...before, last, ...asked, end];
+  .map(({ flags, options, agreed, last, requests, end }) => {
+    const asked = agreed.extended ? requests.map(asExtended) : requests;
+    return [clientFlagsBytes(flags), ...options, ...agreed.options, agreed.go ?? last, ...asked, end];
   });
 
 /** Sessions whose requests can be told apart by their cookies. */

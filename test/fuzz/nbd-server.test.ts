@@ -9,16 +9,16 @@ import { FUZZ_TIMEOUT_MS, fuzz } from './settings.ts';
 it(
   'sessions by the grammar, with lengths, flags and offsets that are wrong',
   async () => {
-    let options = 0;
-    let requests = 0;
+    const judged = { options: 0, requests: 0, chunked: 0, extended: 0, statuses: 0 };
+    type Kind = keyof typeof judged;
     const property = fc.asyncProperty(grammarSession, staging, async (client, how) => {
       const played = await expectFaultless(client, how);
-      options += played.options;
-      requests += played.requests;
+      for (const kind of Object.keys(judged) as Kind[]) judged[kind] += played[kind];
     });
     await fuzz('sessions by the grammar', property);
-    console.log(`fuzz: ${options} options and ${requests} requests were judged`);
-    expect(requests, 'a grammar that never gets to requests tests nothing').toBeGreaterThan(100);
+    console.log(`fuzz: judged ${JSON.stringify(judged)}`);
+    // A grammar that never gets there tests nothing.
+    for (const kind of Object.keys(judged) as Kind[]) expect(judged[kind], kind).toBeGreaterThan(0);
   },
   FUZZ_TIMEOUT_MS,
 );

@@ -42,6 +42,8 @@ const REQUEST_MAGIC = 0x25609513;
 const EXTENDED_REQUEST_MAGIC = 0x21e41c71;
 const MAX_PAYLOAD_BYTES = 64n * 1024n * 1024n;
 const MAX_SKIPPED_PAYLOAD_BYTES = 256n * 1024n * 1024n;
+/** Of a command that takes none. */
+const MAX_STRANGE_PAYLOAD_BYTES = 64n * 1024n * 1024n;
 const { OK, EPERM, EINVAL, ENOSPC, EOVERFLOW, ENOTSUP } = NBD_ERROR;
 
 /** Reads all requests that are there whole. @returns why the connection has to end after them, or undefined */
@@ -62,7 +64,8 @@ export function readRequests(client: Buffer, terms: Terms, into: AskedRequest[])
     const request = { type, flags, cookie, offset, length };
     const allowed = deservedErrors(request, terms);
     const payload = payloadLength(request, terms);
-    if (payload > MAX_SKIPPED_PAYLOAD_BYTES) return 'payload too long';
+    const most = type === NBD_CMD.WRITE ? MAX_SKIPPED_PAYLOAD_BYTES : MAX_STRANGE_PAYLOAD_BYTES;
+    if (payload > most) return 'payload too long';
     const data = client.subarray(at, at + Number(payload));
     if (data.length < payload) return undefined;
     at += data.length;

@@ -35,6 +35,11 @@ export interface Judgement {
   readonly mustEnd: string | undefined;
   readonly options: number;
   readonly requests: number;
+  /** Requests by what was agreed on for their replies. */
+  readonly chunked: number;
+  readonly extended: number;
+  /** BLOCK_STATUS with a selected context. */
+  readonly statuses: number;
 }
 
 /** From docs/LIMITS.md, again on purpose. */
@@ -62,6 +67,9 @@ class Referee implements Judgement {
   mustEnd: string | undefined;
   options = 0;
   requests = 0;
+  chunked = 0;
+  extended = 0;
+  statuses = 0;
   readonly #client: Buffer;
   readonly #server: Buffer;
   readonly #rules: RefereeRules;
@@ -301,6 +309,10 @@ class Referee implements Judgement {
     const asked: AskedRequest[] = [];
     this.mustEnd = readRequests(this.#client.subarray(this.#said), terms, asked);
     this.requests = asked.filter(({ type }) => type !== NBD_CMD.DISC).length;
+    if (terms.structured) this.chunked = this.requests;
+    if (terms.extended) this.extended = this.requests;
+    if (terms.contexts.size > 0)
+      this.statuses = asked.filter(({ type }) => type === NBD_CMD.BLOCK_STATUS).length;
     this.faults.push(...judgeReplies(this.#server.subarray(this.#heard), asked, terms));
   }
 }
