@@ -13,6 +13,8 @@ const PEERS: ReadonlyArray<readonly [program: string, ...args: string[]]> = [
   ['fio', '--enghelp=nbd'],
   ['nbd-client', '--version'],
   ['tshark', '--version'],
+  ['systemd-socket-activate', '--version'],
+  ['systemd-analyze', '--version'],
 ];
 
 it.each(PEERS)('%s runs', async (program, ...args) => {
