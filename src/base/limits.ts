@@ -20,6 +20,9 @@ export const DEFAULT_QUEUE_BYTES = 64 * MiB;
 /** Bytes of disk that one bit of a dirty map stands for. */
 export const DIRTY_GRANULARITY_BYTES = 64 * KiB;
 
+/** The largest that one bit of an agent's map may stand for (--dirty-granularity). */
+export const MAX_DIRTY_GRANULARITY_BYTES = 16 * MiB;
+
 /** Largest payload of one frame between agent and hub, bytes; a larger guest write travels as several frames. */
 export const MAX_FRAME_PAYLOAD_BYTES = MAX_REQUEST_BYTES;
 

@@ -1,7 +1,7 @@
 // The agent: mirrors every change of its volumes to one hub, in order. What it promises the guest comes first: no
 // request waits for the hub, and none fails because of it.
 import { createHash, randomBytes } from 'node:crypto';
-import { OperationError, UsageError } from '../base/errors.ts';
+import { errorMessage, OperationError, UsageError } from '../base/errors.ts';
 import {
   DEFAULT_QUEUE_BYTES,
   MAX_DISK_BYTES,
@@ -12,15 +12,18 @@ import {
 import type { Logger } from '../base/log.ts';
 import type { BlockDevice } from '../blockdev/block-device.ts';
 import type { VerifyProgress, VerifyResult, VolumeStatus } from '../control/status.ts';
+import { FEATURE_PAIRING } from '../repwire/constants.ts';
 import { AGENT_ID_BYTES } from './agent-id.ts';
 import type { DirtyRun } from './dirty-map.ts';
+import type { ImageMark } from './dirty-sidecar.ts';
 import { DEFAULT_RECONNECT, HubLink, type HubTls, type ReconnectOptions } from './hub-link.ts';
 import { HubSession } from './hub-session.ts';
 import type { LinkState } from './link-states.ts';
 import { MirrorFilter } from './mirror-filter.ts';
 import { MirrorStream } from './mirror-stream.ts';
-import { ProtectedVolume } from './protected-volume.ts';
+import { ProtectedVolume, type VolumeMemory } from './protected-volume.ts';
 import type { RemoteIoStats } from './remote-io.ts';
+import type { AgentState } from './state-dir.ts';
 import { volumeStatus } from './volume-status.ts';
 
 const DEFAULT_PING_INTERVAL_MS = 2000;
@@ -35,6 +38,8 @@ export interface AgentOptions {
   readonly vmName: string;
   /** 16 bytes, see agent-id.ts. */
   readonly agentId: Buffer;
+  /** Keeps dirty maps beyond the end of the process; without it each start begins from nothing. */
+  readonly state?: Pick<AgentState, 'openMap' | 'isExact'> | undefined;
   /** Bytes of mirrored changes that may wait for the hub before the dirty map takes over. */
   readonly queueBytes?: number | undefined;
   readonly pingIntervalMs?: number | undefined;
@@ -113,6 +118,7 @@ export class Agent {
           pingIntervalMs: options.pingIntervalMs ?? DEFAULT_PING_INTERVAL_MS,
           pingDeadMs: options.pingDeadMs ?? DEFAULT_PING_DEAD_MS,
           reportRetryMs: options.reportRetryMs ?? DEFAULT_REPORT_RETRY_MS,
+          features: options.state ? FEATURE_PAIRING : 0,
           volumes: this.#volumes,
           stream: this.#stream,
           stats: this.#remoteIo,
@@ -127,16 +133,22 @@ export class Agent {
    * Registers a volume.
    * @param name at most 255 bytes of UTF-8, unique
    * @param below the disk; must accept requests of 512 bytes
+   * @param image looks at the image below, so that changes past this agent are noticed
    * @returns the mirroring filter over it; the guest must reach the disk only through it. It takes whole sectors.
    * @throws UsageError or OperationError when the volume can't be replicated
    */
-  protect(name: string, below: BlockDevice): BlockDevice {
+  protect(
+    name: string,
+    below: BlockDevice,
+    image: () => ImageMark | undefined = () => undefined,
+  ): BlockDevice {
     this.#check(name, below);
     const volume = new ProtectedVolume({
       name,
       reportedId: this.#idOf(name),
       below,
       stream: this.#stream,
+      memory: this.#openMemory(name, below, image),
       nowUs: this.#nowUs,
       // A connection is about volumes of the sizes that it began with. The next one brings only what is new.
       onResized: ({ name: resized, sizeBytes }) => {
@@ -223,6 +235,25 @@ export class Agent {
   get #rfcOverflow(): string {
     const { limitBytes } = this.#stream.queue;
     return `the queue of ${limitBytes} bytes is full, and the hub speaks only the RFC's protocol: it has to copy anew`;
+  }
+
+  #openMemory(
+    volumeName: string,
+    below: BlockDevice,
+    image: () => ImageMark | undefined,
+  ): VolumeMemory | undefined {
+    const { state } = this.#options;
+    if (!state) return undefined;
+    const sidecar = state.openMap({
+      volumeName,
+      sizeBytes: below.sizeBytes,
+      image: image(),
+      onBroken: (error) => {
+        const text = `the dirty map can't be kept in its file: ${errorMessage(error)}`;
+        this.#volumes.get(volumeName)?.health.fail(text);
+      },
+    });
+    return { sidecar, image, isExact: state.isExact };
   }
 
   #check(name: string, below: BlockDevice): void {

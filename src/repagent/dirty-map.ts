@@ -249,10 +249,10 @@ export class DirtyMap {
     const end = offset + length;
     const runs: DirtyRun[] = [];
     for (let at = offset; at < end && runs.length < maxRuns; ) {
-      const chunk = Math.floor(at / DIRTY_GRANULARITY_BYTES);
+      const chunk = Math.floor(at / this.granularityBytes);
       const dirtyEnd = endOfDirty(parts, chunk);
       const isDirty = dirtyEnd > chunk;
-      const until = (isDirty ? dirtyEnd : nextDirty(parts, chunk, this.#chunks)) * DIRTY_GRANULARITY_BYTES;
+      const until = (isDirty ? dirtyEnd : nextDirty(parts, chunk, this.#chunks)) * this.granularityBytes;
       runs.push({ length: Math.min(until, end) - at, isDirty });
       at = until;
     }

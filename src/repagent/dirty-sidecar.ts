@@ -7,6 +7,7 @@ import { Bitmap, PAGE_BITS, PAGE_BYTES } from '../base/bitmap.ts';
 import { errorMessage } from '../base/errors.ts';
 import { MiB } from '../base/limits.ts';
 import type { Logger } from '../base/log.ts';
+import type { ClaimFinding } from '../repwire/constants.ts';
 import type { SidecarFile } from './sidecar-file.ts';
 import {
   BITS_OFFSET,
@@ -23,23 +24,11 @@ const SIGN_OF_LIFE_SLACK_MS = 30_000;
 const LOAD_BYTES = MiB;
 const FULL = Buffer.alloc(LOAD_BYTES, 0xff);
 
-/** What was found in the file when it was opened. Only the first two, and `exact`, are to be believed. */
-export type SidecarFinding =
-  /** Closed in order. */
-  | 'clean'
-  /** The agent ended without closing it, the machine did not: what reached the kernel is there. */
-  | 'agent-crash'
-  /** The machine ended, but every bit was durable before its data. */
-  | 'exact'
-  | 'new'
-  | 'host-crash'
-  /** The protected image was changed while no agent watched. */
-  | 'image-changed'
-  | 'corrupt'
-  /** Of another agent, another volume, or a larger volume. */
-  | 'foreign';
-
-const BELIEVED: ReadonlySet<SidecarFinding> = new Set(['clean', 'agent-crash', 'exact']);
+/**
+ * What may be found in the file that is to be believed: it was closed in order; the agent ended without closing it but
+ * the machine did not, so that what reached the kernel is there; every bit was durable before its data.
+ */
+const BELIEVED: ReadonlySet<ClaimFinding> = new Set(['clean', 'agent-crash', 'exact']);
 
 /** The protected image as it is now. */
 export interface ImageMark {
@@ -67,7 +56,8 @@ export interface SidecarOptions {
 }
 
 export class DirtySidecar {
-  readonly finding: SidecarFinding;
+  /** What was found in the file when it was opened. */
+  readonly finding: ClaimFinding;
   readonly granularityBytes: number;
   /** What is set in the file. Read only. */
   readonly bits: Bitmap;
@@ -78,8 +68,12 @@ export class DirtySidecar {
   #head: SidecarHead;
   /** Bits that may be taken away once the hub has recorded what made them needless; a new change keeps its bit. */
   #retiring: Bitmap | undefined;
+  /** The bits are this process's own, from the first to the last. */
+  #isAdopted = false;
   #isBroken = false;
   #isClosed = false;
+  /** The file is closed: there is nothing to write to. */
+  #isReleased = false;
   /** Exact: bits that are not durable yet, and the sync that makes them so. */
   #unsynced = false;
   #syncing: Promise<void> | undefined;
@@ -112,6 +106,12 @@ export class DirtySidecar {
 
   get isBroken(): boolean {
     return this.#isBroken;
+  }
+
+  /** What a hub is told of the map: once this process has kept it itself, there is nothing to doubt. */
+  get claim(): { readonly isBelieved: boolean; readonly finding: ClaimFinding } {
+    if (this.#isAdopted) return { isBelieved: true, finding: 'clean' };
+    return { isBelieved: this.isBelieved, finding: this.finding };
   }
 
   /** 0: the bits are relative to no replica. */
@@ -202,14 +202,17 @@ export class DirtySidecar {
   /** From here on the bits are relative to an attachment of a replica. Resolves when that is durable. */
   async adopt(pairing: bigint, generation: number): Promise<void> {
     this.#retiring = undefined;
+    this.#isAdopted = true;
     this.#attempt(() => this.#writeHead({ pairing, generation, recordedSequence: 0 }));
     await this.#syncFile();
   }
 
-  /** The hub's record has come to `sequence` of the present attachment. */
-  recorded(sequence: number): void {
-    if (sequence <= this.#head.recordedSequence) return;
-    this.#attempt(() => this.#writeHead({ recordedSequence: sequence }));
+  /** The hub's record has come to `sequence` of the present attachment. @returns what has to be waited for until that is kept */
+  recorded(sequence: number): Promise<void> | undefined {
+    if (sequence > this.#head.recordedSequence) {
+      this.#attempt(() => this.#writeHead({ recordedSequence: sequence }));
+    }
+    return this.#options.exact ? this.#syncFile() : undefined;
   }
 
   /** A sign of life: an image that is much younger was changed by someone else. */
@@ -230,10 +233,11 @@ export class DirtySidecar {
       });
     });
     await this.#syncFile();
+    this.#isReleased = true;
     this.#file.close();
   }
 
-  #judge(old: SidecarHead | undefined): SidecarFinding {
+  #judge(old: SidecarHead | undefined): ClaimFinding {
     const { file, agentId, volumeName, sizeBytes, bootId, image } = this.#options;
     if (!file.existed || file.sizeBytes === 0) return 'new';
     if (!old || file.sizeBytes < bitsEnd(old)) return 'corrupt';
@@ -333,7 +337,7 @@ export class DirtySidecar {
   }
 
   #put(data: Buffer, position: number): void {
-    if (this.#isBroken) return;
+    if (this.#isBroken || this.#isReleased) return;
     try {
       this.#file.write(data, position);
       this.#unsynced = this.#options.exact;
@@ -343,7 +347,7 @@ export class DirtySidecar {
   }
 
   #attempt(action: () => void): void {
-    if (this.#isBroken) return;
+    if (this.#isBroken || this.#isReleased) return;
     try {
       action();
     } catch (error) {
@@ -384,7 +388,7 @@ export class DirtySidecar {
   }
 
   async #syncFile(): Promise<void> {
-    if (this.#isBroken) return;
+    if (this.#isBroken || this.#isReleased) return;
     try {
       await this.#file.sync();
     } catch (error) {

@@ -16,6 +16,7 @@ import { FarewellWatch } from './farewell-watch.ts';
 import { HashResponder } from './hash-responder.ts';
 import { Liveness } from './liveness.ts';
 import type { MirrorStream } from './mirror-stream.ts';
+import { PairingTalk } from './pairing-talk.ts';
 import type { ProtectedVolume } from './protected-volume.ts';
 import { RemoteIo, type RemoteIoStats } from './remote-io.ts';
 import { RequestWindow } from './request-window.ts';
@@ -36,6 +37,8 @@ export interface SessionOptions {
   /** 16 bytes. */
   readonly agentId: Buffer;
   readonly epoch: bigint;
+  /** Feature bits of HELLO. */
+  readonly features: number;
   readonly pingIntervalMs: number;
   readonly pingDeadMs: number;
   /** How often a volume that the hub refused is reported again, ms. */
@@ -62,6 +65,7 @@ export class HubSession implements ByteConsumer {
   readonly #window: RequestWindow;
   readonly #verifies = new VerifyRequests();
   readonly #farewell: FarewellWatch;
+  readonly #pairing: PairingTalk;
   /** Volumes by the ids that the hub may name them by: those it gave, else those that were reported. */
   readonly #ids = new Map<bigint, ProtectedVolume>();
   readonly #started = new Set<ProtectedVolume>();
@@ -96,6 +100,13 @@ export class HubSession implements ByteConsumer {
       },
     });
     this.#farewell = new FarewellWatch(() => this.#isFinished());
+    this.#pairing = new PairingTalk({
+      volumes: options.volumes,
+      send: (frame) => {
+        if (!this.#hasEnded) this.#control(frame);
+      },
+      onFault: this.#fault,
+    });
     this.report();
   }
 
@@ -132,6 +143,7 @@ export class HubSession implements ByteConsumer {
         true,
       ),
     );
+    this.#pairing.claim();
   }
 
   /** Asks the hub to compare a volume with its replica. @throws OperationError when it fails or the connection ends */
@@ -227,6 +239,7 @@ export class HubSession implements ByteConsumer {
       case 'pong':
       case 'verifyResponse':
       case 'volumeError':
+      case 'recorded':
       case 'unknown':
         if (this.#phase === 'rfc') throw new WireError(`${message.kind} came from a hub that said no HELLO`);
         return this.#takeExtension(message);
@@ -238,6 +251,7 @@ export class HubSession implements ByteConsumer {
       case 'remoteIoResponse':
       case 'hashResponse':
       case 'verifyRequest':
+      case 'claim':
       case 'agentShutdown':
         throw new WireError(`${message.kind} is for hubs: is the hub's address that of an agent?`);
       default:
@@ -248,7 +262,17 @@ export class HubSession implements ByteConsumer {
   #takeExtension(
     message: Extract<
       RepMessage,
-      { kind: 'ack' | 'hashRequest' | 'ping' | 'pong' | 'verifyResponse' | 'volumeError' | 'unknown' }
+      {
+        kind:
+          | 'ack'
+          | 'hashRequest'
+          | 'ping'
+          | 'pong'
+          | 'verifyResponse'
+          | 'volumeError'
+          | 'recorded'
+          | 'unknown';
+      }
     >,
   ): boolean {
     switch (message.kind) {
@@ -268,6 +292,12 @@ export class HubSession implements ByteConsumer {
         return true;
       case 'volumeError':
         this.#refused(message);
+        return true;
+      case 'recorded':
+        {
+          const volume = this.#ids.get(message.volumeId);
+          if (volume && this.#started.has(volume)) this.#pairing.recorded(volume, message);
+        }
         return true;
       case 'unknown':
         this.#logger.debug({ command: message.commandId }, 'passed over a command of a later version');
@@ -317,9 +347,11 @@ export class HubSession implements ByteConsumer {
 
   #greet(hello: Hello): void {
     if (hello.version === 0) throw new WireError('HELLO of version 0');
-    const { agentId, epoch, pingIntervalMs, pingDeadMs, vmName, reportRetryMs, nowUs } = this.#options;
+    const { agentId, epoch, features, pingIntervalMs, pingDeadMs, vmName, reportRetryMs, nowUs } =
+      this.#options;
     this.#hubKey = `${hello.id.toString('hex')}:${hello.epoch}`;
-    this.#control(encode.encodeHello(agentId, epoch, pingIntervalMs, vmName));
+    this.#control(encode.encodeHello(agentId, epoch, pingIntervalMs, vmName, features));
+    this.#pairing.begin(features, hello.features);
     this.#liveness = new Liveness({
       intervalMs: pingIntervalMs,
       deadMs: pingDeadMs,
@@ -356,8 +388,18 @@ export class HubSession implements ByteConsumer {
     }
     this.#ids.set(volumeId, volume);
     this.#started.add(volume);
-    const resumed = volume.start(volumeId, this.#hubKey, resumeSequence);
-    this.#logger.info({ volume: name, resumed }, 'the hub began to replicate a volume');
+    const resumed = volume.start(
+      volumeId,
+      this.#hubKey,
+      resumeSequence,
+      this.#pairing.isOn ? message.pairing : null,
+    );
+    const tell = (resumes: boolean | undefined): void => {
+      if (resumes === undefined) return;
+      this.#logger.info({ volume: name, resumed: resumes }, 'the hub began to replicate a volume');
+    };
+    if (resumed instanceof Promise) resumed.then(tell, this.#fault);
+    else tell(resumed);
   }
 
   #acked(ack: Ack): void {

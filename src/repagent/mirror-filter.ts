@@ -10,6 +10,7 @@ import { andThen, type MaybePromise } from '../base/maybe.ts';
 import type { BlockDevice, DeviceLimits, Extent } from '../blockdev/block-device.ts';
 import type { MutationKind } from '../blockdev/mutation.ts';
 import { DerivedLimits } from '../filter/derived-limits.ts';
+import type { Generation } from './dirty-map.ts';
 import type { ProtectedVolume } from './protected-volume.ts';
 
 export class MirrorFilter implements BlockDevice {
@@ -99,6 +100,21 @@ export class MirrorFilter implements BlockDevice {
   ): MaybePromise<void> {
     const volume = this.#volume;
     const token = kind === 'flush' ? undefined : volume.begin(offset, length);
+    const bits = kind === 'flush' ? undefined : volume.bitsDurable();
+    if (bits) return bits.then(() => this.#finishChange(token, kind, offset, length, data, fua, mayTrim));
+    return this.#finishChange(token, kind, offset, length, data, fua, mayTrim);
+  }
+
+  #finishChange(
+    token: Generation | undefined,
+    kind: MutationKind,
+    offset: number,
+    length: number,
+    data: Buffer | undefined,
+    fua: boolean,
+    mayTrim: boolean,
+  ): MaybePromise<void> {
+    const volume = this.#volume;
     let result: MaybePromise<void>;
     try {
       result = this.#apply(kind, offset, length, data, fua, mayTrim);
@@ -146,5 +162,6 @@ export class MirrorFilter implements BlockDevice {
     volume.isClosed = true;
     while (volume.lock.size > 0) await volume.lock.drain();
     await this.#below.close();
+    await volume.forget();
   }
 }

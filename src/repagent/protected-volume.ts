@@ -8,8 +8,10 @@ import type { MaybePromise } from '../base/maybe.ts';
 import type { BlockDevice } from '../blockdev/block-device.ts';
 import type { MutationKind } from '../blockdev/mutation.ts';
 import { RangeLock } from '../blockdev/range-lock.ts';
-import type { Ack } from '../repwire/messages.ts';
+import type { Ack, Claim, Recorded, StartPairing } from '../repwire/messages.ts';
+import { BitRetirement } from './bit-retirement.ts';
 import { DirtyMap, type Generation } from './dirty-map.ts';
+import type { DirtySidecar, ImageMark } from './dirty-sidecar.ts';
 import type { MirrorStream, StreamMember } from './mirror-stream.ts';
 import { RangeWatches } from './range-watch.ts';
 import { VolumeHealth } from './volume-health.ts';
@@ -17,12 +19,22 @@ import { VolumeHealth } from './volume-health.ts';
 /** off: no hub follows. on: changes go by the stream. degraded: they did not fit, until the queue has room again. */
 export type VolumeMode = 'off' | 'on' | 'degraded';
 
+/** What of a volume outlives the process. */
+export interface VolumeMemory {
+  readonly sidecar: DirtySidecar;
+  /** The image below, once it is closed. */
+  readonly image: () => ImageMark | undefined;
+  /** Every bit is durable before its data. */
+  readonly isExact: boolean;
+}
+
 export interface ProtectedVolumeOptions {
   readonly name: string;
   readonly reportedId: bigint;
   /** The device below the mirror. */
   readonly below: BlockDevice;
   readonly stream: MirrorStream;
+  readonly memory?: VolumeMemory | undefined;
   /** The clock, Unix microseconds. */
   readonly nowUs: () => number;
   /** Told when the volume has another size than was reported. */
@@ -50,6 +62,10 @@ export class ProtectedVolume implements StreamMember {
   isClosed = false;
   #sizeBytes: number;
   readonly #stream: MirrorStream;
+  readonly #memory: VolumeMemory | undefined;
+  readonly #retirement: BitRetirement | undefined;
+  /** Counts starts and stops: a start that had to wait looks whether it is still the newest. */
+  #turn = 0;
   readonly #onResized: ProtectedVolumeOptions['onResized'];
   readonly #onFault: ProtectedVolumeOptions['onFault'];
   #mode: VolumeMode = 'off';
@@ -66,7 +82,13 @@ export class ProtectedVolume implements StreamMember {
     this.#stream = options.stream;
     this.#onResized = options.onResized;
     this.#onFault = options.onFault;
-    this.map = new DirtyMap(this.#sizeBytes, options.nowUs);
+    this.#memory = options.memory;
+    const sidecar = options.memory?.sidecar;
+    this.map = new DirtyMap(this.#sizeBytes, options.nowUs, sidecar);
+    if (sidecar) {
+      const flush = options.memory?.isExact ? async () => options.below.flush() : undefined;
+      this.#retirement = new BitRetirement({ map: this.map, sidecar, flush });
+    }
     this.health = new VolumeHealth();
   }
 
@@ -146,23 +168,71 @@ export class ProtectedVolume implements StreamMember {
    * @param wireId the id it has from now on
    * @param hubKey which life of which hub; undefined: one that knows the RFC alone
    * @param resumeSequence the hub has everything up to here; null: it starts from nothing
-   * @returns whether the hub could resume
+   * @param pairing what both sides keep of this attachment, if anything
+   * @returns whether the hub goes on from what it has, once it is told what it lacks; undefined: overtaken
    */
-  start(wireId: bigint, hubKey: string | undefined, resumeSequence: number | null): boolean {
+  start(
+    wireId: bigint,
+    hubKey: string | undefined,
+    resumeSequence: number | null,
+    pairing: StartPairing | null = null,
+  ): MaybePromise<boolean | undefined> {
     this.stop();
     this.wireId = wireId;
+    const turn = this.#turn;
     const resumes =
       resumeSequence !== null &&
       hubKey !== undefined &&
       hubKey === this.#hubKey &&
       resumeSequence <= this.#stream.sequence;
+    const sidecar = this.#memory?.sidecar;
+    const recalls = pairing?.recalls === true && sidecar?.pairing === pairing.pairing;
     if (resumes) this.map.resume(resumeSequence);
+    else if (recalls) this.map.recall();
     else this.map.reset();
     this.#hubKey = hubKey;
-    this.health.started(hubKey !== undefined, resumes);
-    if (hubKey === undefined) this.#mode = 'on';
+    if (resumes || !pairing || !sidecar) return this.#started(resumes);
+    // The bits are in the file by now. Only then may its head say what they are relative to.
+    this.#retirement?.restart();
+    return sidecar.adopt(pairing.pairing, pairing.generation).then(() => {
+      if (turn === this.#turn) return this.#started(recalls);
+      return undefined;
+    });
+  }
+
+  #started(resumes: boolean): boolean {
+    this.health.started(this.#hubKey !== undefined, resumes);
+    if (this.#hubKey === undefined) this.#mode = 'on';
     else this.resumeStream();
     return resumes;
+  }
+
+  /** What is remembered of a replica; undefined when nothing is kept. */
+  get claim(): Omit<Claim, 'kind'> | undefined {
+    const sidecar = this.#memory?.sidecar;
+    if (!sidecar) return undefined;
+    const { pairing, generation, recordedSequence, claim } = sidecar;
+    return { volumeId: this.reportedId, pairing, generation, recordedSequence, ...claim };
+  }
+
+  /** The hub's own record has come so far. @returns what to wait for before that is echoed; false: nothing to echo */
+  recorded({ pairing, generation, sequence }: Recorded): MaybePromise<void> | false {
+    const sidecar = this.#memory?.sidecar;
+    if (!sidecar || sidecar.pairing !== pairing || sidecar.generation !== generation) return false;
+    const kept = sidecar.recorded(sequence);
+    this.#retirement?.recorded(sequence);
+    return kept;
+  }
+
+  /** Exact maps only: what a change waits for after {@link begin}, before its data may be written. */
+  bitsDurable(): Promise<void> | undefined {
+    return this.#memory?.isExact ? this.#memory.sidecar.durable() : undefined;
+  }
+
+  /** Closes what outlives the process, after the device below was closed. */
+  async forget(): Promise<void> {
+    await this.#retirement?.stop();
+    await this.#memory?.sidecar.close(this.#memory.image());
   }
 
   /** The hub tells how far it is. */
@@ -183,6 +253,7 @@ export class ProtectedVolume implements StreamMember {
 
   /** The hub doesn't follow any more. */
   stop(): void {
+    this.#turn += 1;
     this.#stream.leave(this);
     this.map.streamOff();
     this.#mode = 'off';
@@ -197,7 +268,7 @@ export class ProtectedVolume implements StreamMember {
       if (chunks.count > 0) this.health.listed(sequence);
       return chunks;
     };
-    this.#entered(this.#stream.dirty(this, list));
+    this.#entered(this.#stream.dirty(this, list, this.map.granularityBytes));
     this.#mode = 'on';
     this.#follow();
   }

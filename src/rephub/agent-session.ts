@@ -7,10 +7,17 @@ import { errorCode, errorMessage, OperationError } from '../base/errors.ts';
 import type { Logger } from '../base/log.ts';
 import type { MaybePromise } from '../base/maybe.ts';
 import type { VerifyProgress, VerifyResult, VolumeStatus } from '../control/status.ts';
-import { ACK_STATES, type AckState } from '../repwire/constants.ts';
+import { ACK_STATES, type AckState, FEATURE_PAIRING, hasFeature } from '../repwire/constants.ts';
 import * as encode from '../repwire/encode.ts';
 import { FrameParser } from '../repwire/frame-parser.ts';
-import type { AgentShutdown, Hello, RepMessage, ReportVmVolumes } from '../repwire/messages.ts';
+import type {
+  AgentShutdown,
+  Hello,
+  Recorded,
+  RepMessage,
+  ReportVmVolumes,
+  StartPairing,
+} from '../repwire/messages.ts';
 import { SocketLink } from '../transport/socket-link.ts';
 import { WireError } from '../wire/struct.ts';
 import type { ProvenAgent } from './agent-gate.ts';
@@ -66,6 +73,8 @@ export class AgentSession implements ReplicaLink {
   #flushIsDue = false;
   #isOver = false;
   #isGraceful = false;
+  /** The agent says what it remembers of each replica before that is begun with. */
+  #claims = false;
   agent: AgentIdentity | null = null;
   /** The machine's name, as the agent or else its address tells it. */
   vmName: string;
@@ -94,7 +103,7 @@ export class AgentSession implements ReplicaLink {
       replicaFor: (name) => host.replicaFor(this.vmName, name),
       refusal: () => proven?.refusal(this.vmName),
       logger: this.#logger,
-      started: (volume, resumeSequence) => this.#started(volume, resumeSequence),
+      started: (volume, resumeSequence, pairing) => this.#started(volume, resumeSequence, pairing),
       refused: (volumeId, reason) => this.#refused(volumeId, reason),
     });
     this.#handshake = setTimeout(() => {
@@ -158,6 +167,16 @@ export class AgentSession implements ReplicaLink {
     if (!volume) return;
     this.#told.add(volume);
     this.#flushSoon();
+  }
+
+  recorded(replica: Replica, position: Omit<Recorded, 'kind' | 'volumeId'>): void {
+    const volume = this.#byReplica.get(replica);
+    if (volume) this.#send(encode.encodeRecorded({ volumeId: volume.id, ...position }));
+  }
+
+  /** Tries a volume again that was refused. */
+  retry(volumeName: string): void {
+    if (!this.#isOver) this.#starter.retry(volumeName);
   }
 
   wake(replica: Replica): void {
@@ -243,6 +262,12 @@ export class AgentSession implements ReplicaLink {
       case 'verifyRequest':
         this.#verifyAsked(message.requestId, message.volumeId);
         return true;
+      case 'claim':
+        if (this.#claims) this.#starter.claimed(message);
+        return true;
+      case 'recorded':
+        this.#volumes.get(message.volumeId)?.replica.memory.echoed(message);
+        return true;
       case 'unknown':
         this.#logger.debug({ command: message.commandId }, 'passed over a command of a later version');
         return true;
@@ -264,14 +289,14 @@ export class AgentSession implements ReplicaLink {
       if (message.offersHello) {
         this.#phase = 'greeting';
         const { identity, pingIntervalMs, name } = this.#host;
-        this.#send(encode.encodeHello(identity.id, identity.epoch, pingIntervalMs, name));
+        this.#send(encode.encodeHello(identity.id, identity.epoch, pingIntervalMs, name, FEATURE_PAIRING));
         return;
       }
       this.#phase = 'rfc';
       clearTimeout(this.#handshake);
       this.#logger.info({ vm: this.vmName }, 'an agent that speaks the RFC alone began');
     }
-    if (this.#phase !== 'greeting') this.#starter.startAll();
+    if (this.#phase !== 'greeting' && !this.#claims) this.#starter.startAll();
   }
 
   #greeted(message: Hello): void {
@@ -291,7 +316,8 @@ export class AgentSession implements ReplicaLink {
     this.#progress = setInterval(() => this.#tellProgress(), tuning.progressMs);
     this.#host.introduced(this);
     this.#logger.info({ vm: this.vmName, id: this.agent.id }, 'an agent began');
-    this.#starter.startAll();
+    this.#claims = hasFeature(message.features, FEATURE_PAIRING);
+    if (!this.#claims) this.#starter.startAll();
   }
 
   #saidGoodbye(message: AgentShutdown): void {
@@ -304,10 +330,10 @@ export class AgentSession implements ReplicaLink {
     );
   }
 
-  #started(volume: SessionVolume, resumeSequence: number | null): void {
+  #started(volume: SessionVolume, resumeSequence: number | null, pairing: StartPairing | undefined): void {
     this.#volumes.set(volume.id, volume);
     this.#byReplica.set(volume.replica, volume);
-    this.#send(encode.encodeStartProtect(volume.id, volume.name, resumeSequence));
+    this.#send(encode.encodeStartProtect(volume.id, volume.name, resumeSequence, pairing));
     this.#told.add(volume);
     this.wake(volume.replica);
   }

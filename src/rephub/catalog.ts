@@ -5,7 +5,12 @@ import path from 'node:path';
 import { errorMessage, OperationError } from '../base/errors.ts';
 import { safeName } from '../base/safe-name.ts';
 import { BLOCK_IDENTITY, type ImageOpener } from './image-opener.ts';
+import { memoryRecord, type RecordPlace, recordFile } from './record-file.ts';
+import type { ImageLook } from './replica-record.ts';
 import type { ReplicaStore } from './replica-store.ts';
+
+/** No name of a volume becomes one that ends so. */
+const RECORD_SUFFIX = '%record';
 
 export interface ReplicaPlace {
   /** Names the replica in this process. */
@@ -21,6 +26,8 @@ export interface CatalogOptions {
   readonly pairs: ReadonlyMap<string, string>;
   /** Where replicas of volumes without a pair are kept; without it they are refused. */
   readonly storeDir: string | undefined;
+  /** Where the records of paired images are kept; without it they are gone with the process. */
+  readonly stateDir?: string | undefined;
   readonly images: ImageOpener;
 }
 
@@ -68,6 +75,19 @@ export class Catalog {
       path: path.join(storeDir, relative),
       isPaired: false,
     };
+  }
+
+  /** Where the record of a replica is kept: in the folder beside it, so that who copies the folder copies it too. */
+  recordPlace(place: ReplicaPlace): RecordPlace {
+    if (!place.isPaired) return recordFile(`${place.path}${RECORD_SUFFIX}`);
+    const { stateDir } = this.#options;
+    if (stateDir === undefined) return memoryRecord();
+    return recordFile(path.join(stateDir, 'replicas', `${safeName(place.volumeName)}${RECORD_SUFFIX}`));
+  }
+
+  /** How the image of a place looks now. */
+  async look(place: ReplicaPlace): Promise<ImageLook | undefined> {
+    return this.#options.images.look?.(place.path);
   }
 
   /**

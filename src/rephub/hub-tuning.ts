@@ -21,6 +21,8 @@ export interface HubTuning {
   readonly maxSessionReads: number;
   /** Bytes that an agent may leave unread before its connection is ended. */
   readonly maxUnsentBytes: number;
+  /** From one durable record of a replica's position to the next, ms. */
+  readonly recordMs: number;
   readonly verify: VerifyTuning;
 }
 
@@ -47,6 +49,7 @@ export const DEFAULT_TUNING: HubTuning = {
   deadMs: 10_000,
   maxSessionReads: 32,
   maxUnsentBytes: 16 * MiB,
+  recordMs: 1000,
   verify: { rangeBytes: 256 * KiB, minRangeBytes: 16 * KiB, window: 4, stallMs: 60_000, retryMs: 50 },
 };
 

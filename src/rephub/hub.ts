@@ -14,6 +14,7 @@ import { DEFAULT_PING_INTERVAL_MS, DEFAULT_TUNING, type HubTuning, MAX_SESSIONS 
 import { fileImages, type ImageOpener } from './image-opener.ts';
 import { Replica } from './replica.ts';
 import { isSameLife } from './replica-link.ts';
+import { ReplicaMemory, type Resolution } from './replica-memory.ts';
 import { replicaStatus } from './replica-status.ts';
 
 export interface HubOptions {
@@ -48,6 +49,13 @@ export interface Hub {
    * @throws OperationError when it is not protected, or the comparison can't be finished
    */
   verify(volumeName: string, onProgress: (progress: VerifyProgress) => void): Promise<VerifyResult>;
+  /**
+   * Says who is right where the stories of agent and replica don't fit together.
+   * @param agentId hexadecimal; the agent that was refused last unless given
+   * @returns what follows, in words
+   * @throws OperationError when there is nothing to choose
+   */
+  resolve(volumeName: string, use: Resolution, agentId?: string): Promise<string>;
   /** Resolves when every volume was replicated and its agent shut down gracefully. Never rejects. */
   readonly completed: Promise<void>;
   /** Ends every connection, makes the replicas durable, and lets go of them. Idempotent. */
@@ -60,7 +68,12 @@ export interface Hub {
  */
 export async function startHub(options: HubOptions): Promise<Hub> {
   const images = options.images ?? fileImages(options.logger);
-  const catalog = new Catalog({ pairs: options.pairs, storeDir: options.storeDir, images });
+  const catalog = new Catalog({
+    pairs: options.pairs,
+    storeDir: options.storeDir,
+    stateDir: options.stateDir,
+    images,
+  });
   const sizes = await catalog.checkPairs();
   const identity = await loadHubIdentity(options.stateDir);
   const hub = new RunningHub(options, catalog, identity);
@@ -154,6 +167,18 @@ class RunningHub implements Hub, SessionHost {
     return session.verify(replica, onProgress);
   }
 
+  async resolve(volumeName: string, use: Resolution, agentId?: string): Promise<string> {
+    const replica = this.#find(volumeName);
+    if (replica.isAttached) {
+      throw new OperationError(`volume ${volumeName} is being replicated by ${replica.vmName}`, {
+        hint: 'end that agent first, if another one is to have the replica',
+      });
+    }
+    const done = await replica.memory.resolve(use, agentId);
+    for (const session of this.#sessions) session.retry(replica.volumeName);
+    return done;
+  }
+
   close(): Promise<void> {
     this.#closing ??= this.#close();
     return this.#closing;
@@ -198,6 +223,15 @@ class RunningHub implements Hub, SessionHost {
       volumeName: place.volumeName,
       sizeBytes,
       openStore: (sizeBytes, grows) => this.#catalog.openStore(place, sizeBytes, grows),
+      memory: (onRecorded) =>
+        new ReplicaMemory({
+          volumeName: place.volumeName,
+          place: this.#catalog.recordPlace(place),
+          look: () => this.#catalog.look(place),
+          recordMs: this.tuning.recordMs,
+          logger: this.logger,
+          onRecorded,
+        }),
       tuning: this.tuning,
       logger: this.logger,
       onFinished: () => this.#checkCompleted(),

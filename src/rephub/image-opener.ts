@@ -4,11 +4,14 @@ import { errorCode, errorMessage, OperationError } from '../base/errors.ts';
 import type { Logger } from '../base/log.ts';
 import { openFileDevice } from '../blockdev/file-device.ts';
 import { ImageStore } from './image-store.ts';
+import type { ImageLook } from './replica-record.ts';
 import type { ReplicaStore } from './replica-store.ts';
 
 export interface ImageOpener {
   /** The same for any two paths that lead to one image, by whatever links; undefined when there is none. */
   identify(path: string): Promise<string | undefined>;
+  /** How an image looks; undefined when there is none, or that says nothing of its content. */
+  look?(path: string): Promise<ImageLook | undefined>;
   /**
    * Opens an image, or creates it sparse when `createSizeBytes` is given.
    * @throws OperationError
@@ -17,11 +20,26 @@ export interface ImageOpener {
 }
 
 export function fileImages(logger: Logger): ImageOpener {
-  return { identify, open: async (path, size) => new ImageStore(await openImage(path, size, logger)) };
+  return { identify, look, open: async (path, size) => new ImageStore(await openImage(path, size, logger)) };
 }
 
 /** How identities of block devices begin: they can't be given another size. */
 export const BLOCK_IDENTITY = 'block:';
+
+async function look(path: string): Promise<ImageLook | undefined> {
+  try {
+    const stat = await fs.stat(path, { bigint: true });
+    if (!stat.isFile()) return undefined;
+    return {
+      identity: `${stat.ino}:${stat.birthtimeNs}`,
+      changedAtNs: String(stat.mtimeNs),
+      isEmpty: stat.blocks === 0n,
+    };
+  } catch {
+    // Whoever opens it says what is wrong.
+    return undefined;
+  }
+}
 
 async function identify(path: string): Promise<string | undefined> {
   try {

@@ -1,4 +1,5 @@
 // The connection, as a replica sees it.
+import type { Recorded } from '../repwire/messages.ts';
 import type { Replica } from './replica.ts';
 
 /** One life of an agent: what it keeps in memory is valid as long as both stay. */
@@ -17,6 +18,8 @@ export interface ReplicaLink {
   readonly clockOffsetUs: number | null;
   /** State, acknowledged sequence or progress changed. */
   tell(replica: Replica): void;
+  /** A position of the replica was recorded. */
+  recorded(replica: Replica, position: Omit<Recorded, 'kind' | 'volumeId'>): void;
   /** There may be something to read. */
   wake(replica: Replica): void;
 }

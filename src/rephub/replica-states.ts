@@ -71,3 +71,14 @@ export function nextState(state: VolumeState, event: ReplicaEvent): VolumeState 
 export function isSyncing(state: VolumeState): boolean {
   return state === 'initial-sync' || state === 'resync' || state === 'converging';
 }
+
+/**
+ * Why a replica is no longer followed, and what it is good for now: what somebody in need wants to know.
+ * @param received the newest position of its stream; 0: unknown
+ */
+export function whatIsLeft(graceful: boolean, reason: string, isWhole: boolean, received: number): string {
+  if (graceful) return 'the agent shut down before the replica was complete';
+  if (!isWhole) return `${reason}; the replica is not complete`;
+  if (received === 0) return `${reason}; the replica is complete`;
+  return `${reason}; the replica is complete as of sequence ${received}`;
+}

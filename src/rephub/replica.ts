@@ -3,34 +3,20 @@
 // while any range is unread, nor promise to resume from a position that it did not reach.
 import { assert } from '../base/assert.ts';
 import { errorMessage } from '../base/errors.ts';
-import type { Logger } from '../base/log.ts';
 import type { MaybePromise } from '../base/maybe.ts';
 import { formatBytes } from '../base/size.ts';
 import type { VolumeState } from '../control/status.ts';
 import type { DiskRange } from '../repwire/messages.ts';
 import { CommitLedger } from './commit-ledger.ts';
-import type { HubTuning } from './hub-tuning.ts';
 import { ReplicaContent } from './replica-content.ts';
 import { type AgentIdentity, isSameLife, type ReplicaLink } from './replica-link.ts';
-import { isSyncing, nextState, type ReplicaEvent } from './replica-states.ts';
-import type { ReplicaStore } from './replica-store.ts';
+import type { Beginning, ReplicaMemory } from './replica-memory.ts';
+import type { ReplicaOptions } from './replica-options.ts';
+import { isSyncing, nextState, type ReplicaEvent, whatIsLeft } from './replica-states.ts';
 import { RetryTimer } from './retry-timer.ts';
 import type { SyncEngine } from './sync-engine.ts';
 import { SyncMeter } from './sync-meter.ts';
 import type { SyncRead } from './sync-read.ts';
-
-export interface ReplicaOptions {
-  readonly key: string;
-  readonly volumeName: string;
-  /** What its image has at the start, bytes; 0 when that is not known yet. */
-  readonly sizeBytes?: number | undefined;
-  /** @throws OperationError @param grows the image that is there may be smaller, and is made larger */
-  readonly openStore: (sizeBytes: number, grows: boolean) => Promise<ReplicaStore>;
-  readonly tuning: HubTuning;
-  readonly logger: Logger;
-  /** The replica became complete and its agent shut down. */
-  readonly onFinished?: () => void;
-}
 
 export class Replica {
   readonly key: string;
@@ -44,6 +30,8 @@ export class Replica {
   /** Who may attach: a connection that has begun to start the volume. */
   claimant: unknown;
   readonly meter = new SyncMeter();
+  /** What outlives the hub. */
+  readonly memory: ReplicaMemory;
   readonly #options: ReplicaOptions;
   readonly #content: ReplicaContent;
   readonly #ledger = new CommitLedger();
@@ -62,6 +50,7 @@ export class Replica {
   constructor(options: ReplicaOptions) {
     this.key = options.key;
     this.volumeName = options.volumeName;
+    this.memory = options.memory((position) => this.#link?.recorded(this, position));
     this.#options = options;
     const { sync, gatherMs, syncGatherMs, retryFirstMs, retryLongestMs } = options.tuning;
     this.#content = new ReplicaContent({
@@ -130,6 +119,8 @@ export class Replica {
     assert(!this.#link || sizeBytes === this.sizeBytes, 'a replica at work keeps its size');
     const grows = sizeBytes > this.sizeBytes && isSameLife(agent, this.#agent);
     try {
+      if (!this.#content.isOpen) this.memory.released();
+      await this.memory.prepare();
       // What an agent knows of a replica is void with another size, unless it only grew.
       if (await this.#content.open(sizeBytes, grows)) this.#agent = null;
     } catch (error) {
@@ -146,13 +137,19 @@ export class Replica {
     this.#enter('storeFailed', reason);
   }
 
+  /** Whether both sides still have in memory what the replica lacks. */
+  remembers(agent: AgentIdentity | null): boolean {
+    return isSameLife(agent, this.#agent);
+  }
+
   /**
    * A connection begins to replicate; `prepare` has succeeded.
+   * @param beginning how, unless both sides remember
    * @returns the sequence up to which the replica holds itself responsible, or null: it starts from nothing
    */
-  attach(link: ReplicaLink, vmName: string): number | null {
+  attach(link: ReplicaLink, vmName: string, beginning?: Beginning): number | null {
     assert(!this.#link && this.#content.isOpen, 'attach needs an open replica without a connection');
-    const resumes = isSameLife(link.agent, this.#agent);
+    const resumes = this.remembers(link.agent);
     // The commit that the last agent's goodbye waits for is still under way: the goodbye comes to nothing.
     if (this.#ending) this.#enter('linkLost');
     // That commit settles and acknowledges nothing of what comes now.
@@ -168,11 +165,13 @@ export class Replica {
       this.engine.beginRound();
       this.#enter('startResume', null);
     } else {
-      this.engine.restart();
       this.#received = 0;
       this.#ackedSequence = 0;
       this.#ledger.restart();
-      this.#enter('startFull', null);
+      const recalls = beginning?.kind === 'recall';
+      if (recalls) this.engine.rebase();
+      else this.engine.restart();
+      this.#enter(recalls ? 'startResume' : 'startFull', null);
     }
     this.#react();
     return resumes ? this.#received : null;
@@ -190,6 +189,7 @@ export class Replica {
     if (this.#awaitingDirty && this.#received === 0) this.#agent = null;
     this.#link = undefined;
     this.#awaitingDirty = false;
+    this.memory.detached();
     this.engine.dropReads();
     this.#heal.stop();
     this.#rereads.stop();
@@ -200,7 +200,7 @@ export class Replica {
     }
     this.#enter(
       'linkLost',
-      this.#state === 'failed' ? this.lastError : this.#whatIsLeft(graceful, reason, isWhole),
+      this.#state === 'failed' ? this.lastError : whatIsLeft(graceful, reason, isWhole, this.#received),
     );
     this.#content.requestCommit(true);
   }
@@ -241,7 +241,9 @@ export class Replica {
   dirty(extents: readonly DiskRange[], isLast: boolean, timeUs: number): void {
     this.#ledger.note(timeUs);
     for (const extent of extents) this.engine.markUnread(extent.offset, extent.length);
-    if (isLast) this.#awaitingDirty = false;
+    if (!isLast) return;
+    if (this.#awaitingDirty) this.memory.confirmed();
+    this.#awaitingDirty = false;
   }
 
   /** Whether the agent still has to say what the replica lacks: nothing else of the stream may come before. */
@@ -301,10 +303,16 @@ export class Replica {
   }
 
   /** Waits for what is in flight, makes it durable, and lets go. Idempotent. @throws what the store's close threw */
-  close(): Promise<void> {
+  async close(): Promise<void> {
     this.#heal.stop();
     this.#rereads.stop();
-    return this.#content.close();
+    let isWhole = false;
+    try {
+      await this.#content.close();
+      isWhole = true;
+    } finally {
+      await this.memory.close(isWhole);
+    }
   }
 
   #applied(): void {
@@ -317,14 +325,6 @@ export class Replica {
     return (
       !this.#awaitingDirty && this.engine.isComplete && this.receivedSequence >= this.engine.targetSequence
     );
-  }
-
-  /** Why the replica is no longer followed, and what it is good for now: what somebody in need wants to know. */
-  #whatIsLeft(graceful: boolean, reason: string, isWhole: boolean): string {
-    if (graceful) return 'the agent shut down before the replica was complete';
-    if (!isWhole) return `${reason}; the replica is not complete`;
-    if (this.#received === 0) return `${reason}; the replica is complete`;
-    return `${reason}; the replica is complete as of sequence ${this.#received}`;
   }
 
   /** Takes the steps that have become possible. */
@@ -369,9 +369,11 @@ export class Replica {
       this.#heal.reset();
       this.#rereads.reset();
       this.#ackedSequence = cover.sequence;
+      this.memory.reached(cover.sequence);
       this.#enter('settled', null);
     } else if (this.#state === 'protected' && this.#link && cover.sequence > this.#ackedSequence) {
       this.#ackedSequence = cover.sequence;
+      this.memory.reached(cover.sequence);
       this.#link.tell(this);
     }
     if (this.#ending) this.#finish();

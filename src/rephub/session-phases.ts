@@ -37,12 +37,21 @@ export const SESSION_PHASES: Readonly<Record<SessionPhase, PhaseRow>> = {
       'ping',
       'pong',
       'verifyRequest',
+      'claim',
+      'recorded',
       'unknown',
     ]),
   },
   rfc: { sentence: 'At work, by the RFC alone.', takes: new Set<RepMessageKind>(RFC_KINDS) },
   goodbye: {
     sentence: 'The agent has shut down; nothing of its stream follows.',
-    takes: new Set<RepMessageKind>(['ping', 'pong', 'remoteIoResponse', 'hashResponse', 'unknown']),
+    takes: new Set<RepMessageKind>([
+      'ping',
+      'pong',
+      'remoteIoResponse',
+      'hashResponse',
+      'recorded',
+      'unknown',
+    ]),
   },
 };

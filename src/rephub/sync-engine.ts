@@ -105,6 +105,13 @@ export class SyncEngine {
     this.#totalBytes = this.remainingBytes;
   }
 
+  /** What has to be read stays; the stream is another one, whose positions have nothing to do with the last one's. */
+  rebase(): void {
+    this.dropReads();
+    this.#targetSequence = 0;
+    this.beginRound();
+  }
+
   /** Everything has to be read, from a stream that has nothing to do with an earlier one. */
   restart(): void {
     this.dropReads();

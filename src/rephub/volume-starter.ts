@@ -6,11 +6,12 @@ import { SECTOR_BYTES } from '../base/limits.ts';
 import type { Logger } from '../base/log.ts';
 import { formatBytes } from '../base/size.ts';
 import type { VolumeStatus } from '../control/status.ts';
-import type { ReportedVolume } from '../repwire/messages.ts';
+import type { Claim, ReportedVolume, StartPairing } from '../repwire/messages.ts';
 import { WireError } from '../wire/struct.ts';
 import { MAX_REPLICA_BYTES } from './hub-tuning.ts';
 import type { Replica } from './replica.ts';
 import type { AgentIdentity, ReplicaLink } from './replica-link.ts';
+import type { Beginning } from './replica-memory.ts';
 import { refusedStatus } from './replica-status.ts';
 import type { SessionVolume } from './session-volume.ts';
 
@@ -29,7 +30,11 @@ export interface VolumeStarterOptions {
   /** Why nothing of this agent may be replicated; undefined when it may. */
   readonly refusal: () => string | undefined;
   readonly logger: Logger;
-  readonly started: (volume: SessionVolume, resumeSequence: number | null) => void;
+  readonly started: (
+    volume: SessionVolume,
+    resumeSequence: number | null,
+    pairing: StartPairing | undefined,
+  ) => void;
   readonly refused: (volumeId: bigint, reason: string) => void;
 }
 
@@ -39,6 +44,8 @@ interface Entry {
   readonly id: bigint;
   state: 'reported' | 'starting' | 'started' | 'refused';
   reason: string;
+  /** What the agent remembers of the replica; undefined until it has said so, or when it keeps nothing. */
+  claim: Claim | undefined;
 }
 
 export class VolumeStarter {
@@ -79,19 +86,42 @@ export class VolumeStarter {
       if (known) this.#ids.delete(known.id);
       const id = this.#idFor(volume, mayAssignIds);
       this.#ids.add(id);
-      this.#entries.set(volume.name, { volume, id, state: 'reported', reason: known?.reason ?? '' });
+      this.#entries.set(volume.name, {
+        volume,
+        id,
+        state: 'reported',
+        reason: known?.reason ?? '',
+        claim: undefined,
+      });
     }
+  }
+
+  /** The agent says what it remembers of a replica: the volume is begun with. @throws WireError */
+  claimed(claim: Claim): void {
+    const entry = [...this.#entries.values()].find(({ volume }) => volume.volumeId === claim.volumeId);
+    if (!entry) throw new WireError(`CLAIM of volume ${claim.volumeId}, which was not reported`);
+    entry.claim = claim;
+    if (entry.state === 'reported') this.#begin(entry);
+  }
+
+  /** Tries a volume again that was refused. */
+  retry(volumeName: string): void {
+    const entry = this.#entries.get(volumeName);
+    if (entry?.state === 'refused') this.#begin(entry);
   }
 
   /** Begins with everything that was reported and is not started yet. */
   startAll(): void {
     for (const entry of this.#entries.values()) {
-      if (entry.state !== 'reported') continue;
-      this.#start(entry).catch((error: unknown) => {
-        this.#options.logger.error({ volume: entry.volume.name, err: error }, 'starting a volume failed');
-        this.#options.session.end(error instanceof Error ? error : new Error(String(error)));
-      });
+      if (entry.state === 'reported') this.#begin(entry);
     }
+  }
+
+  #begin(entry: Entry): void {
+    this.#start(entry).catch((error: unknown) => {
+      this.#options.logger.error({ volume: entry.volume.name, err: error }, 'starting a volume failed');
+      this.#options.session.end(error instanceof Error ? error : new Error(String(error)));
+    });
   }
 
   /** The connection is over: others may have the replicas. */
@@ -101,7 +131,7 @@ export class VolumeStarter {
 
   async #start(entry: Entry): Promise<void> {
     entry.state = 'starting';
-    const { session, replicaFor, refusal } = this.#options;
+    const { session, replicaFor, refusal, logger } = this.#options;
     const { name, sizeBytes } = entry.volume;
     const forbidden = refusal();
     if (forbidden !== undefined) {
@@ -124,9 +154,13 @@ export class VolumeStarter {
     replica.claimant = session;
     replica.vmName = session.vmName;
     this.#claims.add(replica);
+    let beginning: Beginning | undefined;
     try {
       checkSize(name, sizeBytes);
       await replica.prepare(sizeBytes, session.agent);
+      if (!replica.remembers(session.agent)) {
+        beginning = await replica.memory.begin(session.agent, session.vmName, sizeBytes, entry.claim);
+      }
     } catch (error) {
       if (error instanceof AssertionError) throw error;
       const reason = reasonOf(error);
@@ -137,7 +171,9 @@ export class VolumeStarter {
     }
     // The connection may have ended meanwhile, and another one begun.
     if (session.isOver || replica.claimant !== session) return;
-    const resumeSequence = replica.attach(session, session.vmName);
+    if (beginning)
+      logger.info({ volume: name, how: beginning.kind, reason: beginning.reason }, 'the volume begins');
+    const resumeSequence = replica.attach(session, session.vmName, beginning);
     entry.state = 'started';
     this.#options.started(
       {
@@ -150,6 +186,7 @@ export class VolumeStarter {
         toldRemainingBytes: -1,
       },
       resumeSequence,
+      beginning?.pairing,
     );
   }
 

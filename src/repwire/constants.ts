@@ -40,6 +40,8 @@ export const REP_CMD = {
   VERIFY_REQ: 74,
   VERIFY_RES: 75,
   VOLUME_ERROR: 76,
+  CLAIM: 77,
+  RECORDED: 78,
 } as const;
 
 /** First id that a peer without HELLO must never be sent. */
@@ -83,6 +85,8 @@ export const MAX_PAYLOAD_BYTES: Readonly<Record<number, number>> = {
   [REP_CMD.VERIFY_REQ]: 0,
   [REP_CMD.VERIFY_RES]: MAX_EXTENTS_PER_FRAME * EXTENT_RECORD_BYTES,
   [REP_CMD.VOLUME_ERROR]: MAX_TEXT_BYTES,
+  [REP_CMD.CLAIM]: 0,
+  [REP_CMD.RECORDED]: 0,
 };
 
 /** What PROTECTED_ZERO stands for. */
@@ -93,6 +97,36 @@ export const RES_FLAG_ALL_ZERO = 1;
 
 /** Flag bits of START_PROTECT (extension): the hub kept this volume's replica and says up to which sequence. */
 export const START_FLAG_RESUME = 1;
+
+/** Of START_PROTECT: pairing and generation count; the agent keeps them before it answers. */
+export const START_FLAG_PAIRED = 2;
+
+/** Of START_PROTECT: the replica lacks what the agent's kept map names, and nothing else. */
+export const START_FLAG_RECALL = 4;
+
+/** Feature bits of HELLO. PAIRING: CLAIM, RECORDED and the pairing in START_PROTECT. */
+export const FEATURE_PAIRING = 1;
+
+/** Whether `features` has `bit`. */
+export function hasFeature(features: number, bit: number): boolean {
+  return Math.floor(features / bit) % 2 === 1;
+}
+
+/** Flag bits of CLAIM: the map that the agent kept may be believed. */
+export const CLAIM_FLAG_BELIEVED = 1;
+
+/** What an agent found of the dirty map that it had kept, as CLAIM carries it, in the order of the numbers. */
+export const CLAIM_FINDINGS = [
+  'new',
+  'clean',
+  'agent-crash',
+  'exact',
+  'host-crash',
+  'image-changed',
+  'corrupt',
+  'foreign',
+] as const;
+export type ClaimFinding = (typeof CLAIM_FINDINGS)[number];
 
 /** Flag bits of DIRTY (extension): more DIRTY frames with the same sequence follow. */
 export const DIRTY_FLAG_MORE = 1;

@@ -5,6 +5,8 @@ import { MAX_DISK_BYTES, MAX_NAME_BYTES, MAX_VOLUMES_PER_AGENT, SECTOR_BYTES } f
 import { WireError } from '../wire/struct.ts';
 import {
   ACK_STATES,
+  CLAIM_FINDINGS,
+  CLAIM_FLAG_BELIEVED,
   DIGEST_BYTES,
   DIRTY_FLAG_MORE,
   EXTENT_RECORD_BYTES,
@@ -14,6 +16,8 @@ import {
   MAX_EXTENTS_PER_FRAME,
   REP_CMD,
   RES_FLAG_ALL_ZERO,
+  START_FLAG_PAIRED,
+  START_FLAG_RECALL,
   START_FLAG_RESUME,
   VOLUME_RECORD_BYTES,
   ZERO_KIND,
@@ -45,7 +49,11 @@ export function decodeMessage(id: number, head: Buffer, at: number, payload: Buf
       // A C peer may count the NUL at the end of its string.
       const name = utf8(untilTrailingNuls(payload), 'START_PROTECT name');
       const resumeSequence = hasFlag(p.flags, START_FLAG_RESUME) ? p.resume_sequence : null;
-      return { kind: 'startProtect', volumeId: p.volume_id, name, resumeSequence };
+      const pairing = hasFlag(p.flags, START_FLAG_PAIRED)
+        ? { pairing: p.pairing, generation: p.generation, recalls: hasFlag(p.flags, START_FLAG_RECALL) }
+        : null;
+      if (pairing?.pairing === 0n) throw new WireError('START_PROTECT of pairing 0');
+      return { kind: 'startProtect', volumeId: p.volume_id, name, resumeSequence, pairing };
     }
     case REP_CMD.REMOTE_IO_REQ: {
       const p = layouts.remoteIoReq.decode(head, at + AT);
@@ -189,6 +197,32 @@ function decodeExtension(id: number, head: Buffer, at: number, payload: Buffer):
         kind: 'volumeError',
         volumeId: p.volume_id,
         text: text(payload, p.text_length, 'VOLUME_ERROR text'),
+      };
+    }
+    case REP_CMD.CLAIM: {
+      const p = layouts.claim.decode(head, at + AT);
+      const finding = CLAIM_FINDINGS[p.finding];
+      if (finding === undefined) {
+        throw new WireError(`CLAIM finding ${p.finding}; 0..${CLAIM_FINDINGS.length - 1} are allowed`);
+      }
+      return {
+        kind: 'claim',
+        volumeId: p.volume_id,
+        pairing: p.pairing,
+        generation: p.generation,
+        recordedSequence: p.recorded_sequence,
+        isBelieved: hasFlag(p.flags, CLAIM_FLAG_BELIEVED),
+        finding,
+      };
+    }
+    case REP_CMD.RECORDED: {
+      const p = layouts.recorded.decode(head, at + AT);
+      return {
+        kind: 'recorded',
+        volumeId: p.volume_id,
+        pairing: p.pairing,
+        generation: p.generation,
+        sequence: p.sequence,
       };
     }
     default:

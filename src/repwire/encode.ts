@@ -6,6 +6,8 @@ import type { FieldSpec, Struct, StructValue } from '../wire/struct.ts';
 import {
   ACK_STATES,
   type AckState,
+  CLAIM_FINDINGS,
+  CLAIM_FLAG_BELIEVED,
   DIRTY_FLAG_MORE,
   EXTENT_RECORD_BYTES,
   FRAME_HEADER_BYTES,
@@ -18,12 +20,14 @@ import {
   PROTOCOL_VERSION,
   REP_CMD,
   RES_FLAG_ALL_ZERO,
+  START_FLAG_PAIRED,
+  START_FLAG_RECALL,
   START_FLAG_RESUME,
   VOLUME_RECORD_BYTES,
   ZERO_KIND,
 } from './constants.ts';
 import * as layouts from './layouts.ts';
-import type { DiskRange, ReportedVolume } from './messages.ts';
+import type { Claim, DiskRange, Recorded, ReportedVolume, StartPairing } from './messages.ts';
 
 const MAGIC2_AT = FRAME_HEADER_BYTES - 4;
 
@@ -102,14 +106,23 @@ export function encodeReport(volumes: readonly ReportedVolume[], offersHello: bo
   return Buffer.concat([head, payload]);
 }
 
-/** START_PROTECT, its payload included. @param resumeSequence null: the hub starts from nothing */
-export function encodeStartProtect(volumeId: bigint, name: string, resumeSequence: number | null): Buffer {
+/** START_PROTECT, its payload included. @param resumeSequence null: the hub starts from nothing @param pairing null: none is kept */
+export function encodeStartProtect(
+  volumeId: bigint,
+  name: string,
+  resumeSequence: number | null,
+  pairing: StartPairing | null = null,
+): Buffer {
   const payload = Buffer.from(name, 'utf8');
+  const resumes = resumeSequence === null ? 0 : START_FLAG_RESUME;
+  const pairs = pairing ? START_FLAG_PAIRED + (pairing.recalls ? START_FLAG_RECALL : 0) : 0;
   const head = withParams(REP_CMD.START_PROTECT, payload.length, layouts.startProtect, {
     volume_id: volumeId,
     name_length: payload.length,
-    flags: resumeSequence === null ? 0 : START_FLAG_RESUME,
+    flags: resumes + pairs,
     resume_sequence: resumeSequence ?? 0,
+    pairing: pairing?.pairing ?? 0n,
+    generation: pairing?.generation ?? 0,
   });
   return Buffer.concat([head, payload]);
 }
@@ -153,11 +166,17 @@ export function encodeAgentShutdown(sequence: number): Buffer {
 }
 
 /** HELLO, its payload included. @param id 16 bytes */
-export function encodeHello(id: Buffer, epoch: bigint, pingIntervalMs: number, name: string): Buffer {
+export function encodeHello(
+  id: Buffer,
+  epoch: bigint,
+  pingIntervalMs: number,
+  name: string,
+  features = 0,
+): Buffer {
   const payload = Buffer.from(name, 'utf8');
   const head = withParams(REP_CMD.HELLO, payload.length, layouts.hello, {
     version: PROTOCOL_VERSION,
-    features: 0,
+    features,
     id,
     epoch,
     ping_interval_ms: pingIntervalMs,
@@ -294,6 +313,26 @@ export function encodeVolumeError(volumeId: bigint, text: string): Buffer {
     text_length: payload.length,
   });
   return Buffer.concat([head, payload]);
+}
+
+export function encodeClaim(claim: Omit<Claim, 'kind'>): Buffer {
+  return withParams(REP_CMD.CLAIM, 0, layouts.claim, {
+    volume_id: claim.volumeId,
+    pairing: claim.pairing,
+    generation: claim.generation,
+    recorded_sequence: claim.recordedSequence,
+    flags: claim.isBelieved ? CLAIM_FLAG_BELIEVED : 0,
+    finding: CLAIM_FINDINGS.indexOf(claim.finding),
+  });
+}
+
+export function encodeRecorded(recorded: Omit<Recorded, 'kind'>): Buffer {
+  return withParams(REP_CMD.RECORDED, 0, layouts.recorded, {
+    volume_id: recorded.volumeId,
+    pairing: recorded.pairing,
+    generation: recorded.generation,
+    sequence: recorded.sequence,
+  });
 }
 
 function encodeExtents(extents: readonly DiskRange[]): Buffer {

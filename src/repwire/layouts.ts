@@ -31,7 +31,9 @@ export const startProtect = params('START_PROTECT', {
   name_length: 'u32',
   flags: 'u32',
   resume_sequence: 'size64',
-  reserved: padding(20),
+  pairing: 'u64',
+  generation: 'size64',
+  reserved: padding(4),
 });
 
 export const remoteIoReq = params('REMOTE_IO_REQ', {
@@ -141,6 +143,24 @@ export const volumeError = params('VOLUME_ERROR', {
   reserved: padding(32),
 });
 
+export const claim = params('CLAIM', {
+  volume_id: 'u64',
+  pairing: 'u64',
+  generation: 'size64',
+  recorded_sequence: 'size64',
+  flags: 'u32',
+  finding: 'u32',
+  reserved: padding(4),
+});
+
+export const recorded = params('RECORDED', {
+  volume_id: 'u64',
+  pairing: 'u64',
+  generation: 'size64',
+  sequence: 'size64',
+  reserved: padding(12),
+});
+
 /** Every parameter layout by command name, for the documentation's test. */
 export const PARAM_LAYOUTS = {
   PROTECTED_WRITE: protectedWrite,
@@ -161,6 +181,8 @@ export const PARAM_LAYOUTS = {
   VERIFY_REQ: verifyReq,
   VERIFY_RES: verifyRes,
   VOLUME_ERROR: volumeError,
+  CLAIM: claim,
+  RECORDED: recorded,
 } as const;
 
 for (const layout of Object.values(PARAM_LAYOUTS)) {

@@ -1,6 +1,6 @@
 // The commands as values: byte offsets and lengths instead of sectors, texts instead of padded fields.
 // Payload buffers are lent: they lie in the receive buffer and are valid only until the handler returns.
-import type { AckState } from './constants.ts';
+import type { AckState, ClaimFinding } from './constants.ts';
 
 /** A range of a disk, bytes, whole sectors. */
 export interface DiskRange {
@@ -41,6 +41,18 @@ export interface StartProtect {
   readonly name: string;
   /** With HELLO: the hub kept the replica and holds itself responsible for everything up to this sequence; else null. */
   readonly resumeSequence: number | null;
+  /** With FEATURE_PAIRING: what both sides keep of this attachment; else null. */
+  readonly pairing: StartPairing | null;
+}
+
+/** An attachment of a replica, by names that survive both sides' ends. */
+export interface StartPairing {
+  /** Names the relation of volume and replica; random, never 0. */
+  readonly pairing: bigint;
+  /** Counts the attachments of it. */
+  readonly generation: number;
+  /** The replica lacks what the agent's kept map names, and nothing else. */
+  readonly recalls: boolean;
 }
 
 /** `length` and `offset` are as the peer sent them and may be hostile: negative, or beyond any disk. */
@@ -174,6 +186,29 @@ export interface VolumeError {
   readonly text: string;
 }
 
+/** What the agent remembers of a volume's replica. */
+export interface Claim {
+  readonly kind: 'claim';
+  readonly volumeId: bigint;
+  /** 0: of none. */
+  readonly pairing: bigint;
+  readonly generation: number;
+  /** The newest position of that generation that the hub said is in its record. */
+  readonly recordedSequence: number;
+  /** The agent's map names everything that the replica may lack. */
+  readonly isBelieved: boolean;
+  readonly finding: ClaimFinding;
+}
+
+/** The hub's record has come to `sequence`; the agent echoes it once it has kept that too. */
+export interface Recorded {
+  readonly kind: 'recorded';
+  readonly volumeId: bigint;
+  readonly pairing: bigint;
+  readonly generation: number;
+  readonly sequence: number;
+}
+
 /** A command of a later version: its payload was skipped. */
 export interface UnknownCommand {
   readonly kind: 'unknown';
@@ -198,6 +233,8 @@ export type RepMessage =
   | VerifyRequest
   | VerifyResponse
   | VolumeError
+  | Claim
+  | Recorded
   | UnknownCommand;
 
 export type RepMessageKind = RepMessage['kind'];

@@ -1,7 +1,12 @@
 // `repagent serve`: its options and what they mean. The body is in run/serve.ts.
 import { resolve } from 'node:path';
 import { UsageError } from '../../base/errors.ts';
-import { DEFAULT_QUEUE_BYTES, SECTOR_BYTES } from '../../base/limits.ts';
+import {
+  DEFAULT_QUEUE_BYTES,
+  DIRTY_GRANULARITY_BYTES,
+  MAX_DIRTY_GRANULARITY_BYTES,
+  SECTOR_BYTES,
+} from '../../base/limits.ts';
 import type { LogLevel } from '../../base/log.ts';
 import { parseSize } from '../../base/size.ts';
 import type { ControlAddress } from '../../control/address.ts';
@@ -125,6 +130,18 @@ export const SERVE_OPTIONS = {
     describe: 'durable records of this agent; no two agents may share it',
     fallback: "one of its own in the user's state folder",
   },
+  'dirty-granularity': {
+    type: 'text',
+    describe: 'bytes of disk that one bit of the kept dirty map stands for, a power of two from 64K to 16M',
+    fallback: '64K',
+  },
+  'dirty-sync': {
+    type: 'text',
+    describe:
+      'when bits of the dirty map are made durable; always: ahead of their data, exact after a power failure',
+    choices: ['lazy', 'always'],
+    fallback: 'lazy',
+  },
   'log-level': logLevelOption,
   insecure: insecureOption,
 } as const satisfies OptionTable;
@@ -156,6 +173,8 @@ export interface ServeConfig {
   readonly idleTimeoutMs: number | undefined;
   readonly queueBytes: number;
   readonly stateDir: string;
+  readonly dirtyGranularityBytes: number;
+  readonly dirtySync: 'lazy' | 'always';
   readonly logLevel: LogLevel;
   readonly insecure: boolean;
 }
@@ -203,6 +222,8 @@ export function resolveServe(raw: RawOptions<typeof SERVE_OPTIONS>): ServeConfig
     idleTimeoutMs: parsePositiveTimeout(raw['idle-timeout'], '--idle-timeout'),
     queueBytes: parseQueueBytes(raw['queue-bytes']),
     stateDir: agentStateDir(raw['state-dir'], vmName, images[0]!.source),
+    dirtyGranularityBytes: parseGranularity(raw['dirty-granularity']),
+    dirtySync: raw['dirty-sync'] ?? 'lazy',
     logLevel: raw['log-level'] ?? 'info',
     insecure: raw.insecure ?? false,
   };
@@ -261,6 +282,16 @@ function parseCreate(
   }
   if (images.every((image) => isNbdUri(image.source))) {
     throw new UsageError('--create makes image files, and every image here is an NBD server');
+  }
+  return bytes;
+}
+
+function parseGranularity(text: string | undefined): number {
+  if (text === undefined) return DIRTY_GRANULARITY_BYTES;
+  const bytes = parseSize(text, '--dirty-granularity');
+  const isPower = Number.isInteger(Math.log2(bytes));
+  if (!isPower || bytes < DIRTY_GRANULARITY_BYTES || bytes > MAX_DIRTY_GRANULARITY_BYTES) {
+    throw new UsageError('--dirty-granularity: a power of two from 64K to 16M, such as 256K');
   }
   return bytes;
 }

@@ -9,7 +9,7 @@ import { type FilterSpec, splitSpec } from '../../filter/filter-spec.ts';
 import { Pauser } from '../../filter/pauser.ts';
 import { filterLink, parseFilterSpec } from '../../filter/registry.ts';
 import type { MetaContext } from '../../nbd/meta-contexts.ts';
-import type { NamedSource } from '../parse-image.ts';
+import { isNbdUri, type NamedSource } from '../parse-image.ts';
 import type { Replication } from './replication.ts';
 
 /** What a chain is made of, outermost first; `mirror` stands for the mirroring filter. */
@@ -77,11 +77,12 @@ export async function openVolume(options: VolumeOptions): Promise<Volume> {
   const context = createFilterContext({ logger, exportName: image.name });
   // The hub knows whole sectors only, so whatever is finer than that is made whole right above the mirror.
   const align = await parseFilterSpec('align');
+  const imagePath = isNbdUri(image.source) ? undefined : image.source;
   const links: ChainLink[] = plan.flatMap((link) => {
     if (link !== 'mirror') return [filterLink(link, context)];
     return [
       filterLink(align, context),
-      { name: MIRROR_NAME, wrap: (below: BlockDevice) => replication.protect(image.name, below) },
+      { name: MIRROR_NAME, wrap: (below: BlockDevice) => replication.protect(image.name, below, imagePath) },
     ];
   });
   const dirty = replication.dirtyContext(image.name);

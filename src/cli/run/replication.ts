@@ -14,8 +14,8 @@ const DIRTY_CONTEXT = 'repagent:dirty';
 const DIRTY_FLAG = 1;
 
 export interface Replication {
-  /** Puts the mirroring filter over a volume's device. */
-  protect(name: string, below: BlockDevice): BlockDevice;
+  /** Puts the mirroring filter over a volume's device. @param imagePath the file below, if it is one */
+  protect(name: string, below: BlockDevice, imagePath: string | undefined): BlockDevice;
   /** What of a volume the hub lacks, for BLOCK_STATUS; undefined where nothing is replicated. */
   dirtyContext(name: string): MetaContext | undefined;
   /** Dials the hub. */
@@ -29,24 +29,39 @@ export interface Replication {
 }
 
 /**
- * @throws OperationError when the agent's identity can't be kept in the state directory, or its TLS files can't be used
+ * @throws OperationError when the state directory can't be used, or is another agent's, or its TLS files can't be used
  */
 export async function createReplication(
   config: ServeConfig,
   logger: Logger,
   reloads: ReloadWatch,
 ): Promise<Replication> {
-  const { hub, hubTls, vmName, queueBytes, stateDir } = config;
+  const { hub, hubTls, vmName, queueBytes, stateDir, dirtyGranularityBytes, dirtySync } = config;
   if (!hub) return new NoReplication(vmName);
   const { Agent } = await import('../../repagent/agent.ts');
-  const { loadAgentId } = await import('../../repagent/agent-id.ts');
-  const agentId = await loadAgentId(stateDir);
+  const { AgentState, imageMark } = await import('../../repagent/state-dir.ts');
+  const state = await AgentState.open({
+    stateDir,
+    granularityBytes: dirtyGranularityBytes,
+    exact: dirtySync === 'always',
+    logger,
+  });
   const files = hubTls && (await loadAgentTls(hubTls.dir, logger));
   files?.reloadOn(reloads);
   const tls = hubTls && files && { credentials: files.current, serverName: hubTls.serverName };
-  const agent = new Agent({ hubHost: hub.host, hubPort: hub.port, vmName, agentId, queueBytes, tls, logger });
+  const agent = new Agent({
+    hubHost: hub.host,
+    hubPort: hub.port,
+    vmName,
+    agentId: state.agentId,
+    state,
+    queueBytes,
+    tls,
+    logger,
+  });
   return {
-    protect: (name, below) => agent.protect(name, below),
+    protect: (name, below, imagePath) =>
+      agent.protect(name, below, () => (imagePath === undefined ? undefined : imageMark(imagePath))),
     dirtyContext: (name) => ({
       name: DIRTY_CONTEXT,
       runs: (offset, length, maxRuns) =>
@@ -69,7 +84,7 @@ class NoReplication implements Replication {
     this.#vmName = vmName;
   }
 
-  protect(_name: string, below: BlockDevice): BlockDevice {
+  protect(_name: string, below: BlockDevice, _imagePath: string | undefined): BlockDevice {
     return below;
   }
 

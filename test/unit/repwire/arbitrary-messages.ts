@@ -2,7 +2,7 @@
 import { crc32 } from 'node:zlib';
 import fc from 'fast-check';
 import { MAX_DISK_BYTES, MAX_NAME_BYTES } from '../../../src/base/limits.ts';
-import { ACK_STATES, HASH_STATUS } from '../../../src/repwire/constants.ts';
+import { ACK_STATES, CLAIM_FINDINGS, HASH_STATUS } from '../../../src/repwire/constants.ts';
 import * as encode from '../../../src/repwire/encode.ts';
 import type { RepMessage, RepMessageKind } from '../../../src/repwire/messages.ts';
 
@@ -76,12 +76,25 @@ const SAMPLES = {
         message: { kind: 'reportVmVolumes', offersHello, volumes },
       }),
     ),
-  startProtect: fc.record({ volumeId: u64, name, resumeSequence: fc.option(sequence) }).map(
-    (fields): Sample => ({
-      frame: encode.encodeStartProtect(fields.volumeId, fields.name, fields.resumeSequence),
-      message: { kind: 'startProtect', ...fields },
-    }),
-  ),
+  startProtect: fc
+    .record({
+      volumeId: u64,
+      name,
+      resumeSequence: fc.option(sequence),
+      pairing: fc.option(
+        fc.record({
+          pairing: u64.map((id) => id || 1n),
+          generation: sequence,
+          recalls: fc.boolean(),
+        }),
+      ),
+    })
+    .map(
+      (fields): Sample => ({
+        frame: encode.encodeStartProtect(fields.volumeId, fields.name, fields.resumeSequence, fields.pairing),
+        message: { kind: 'startProtect', ...fields },
+      }),
+    ),
   remoteIoRequest: fc
     .record({ requestId, volumeId: u64, range, data: bytes(fc.nat(3)), isRead: fc.boolean() })
     .filter(({ range: at }) => at.length / SECTOR < 2 ** 31)
@@ -263,6 +276,22 @@ const SAMPLES = {
         message: { kind: 'verifyResponse', ...f },
       }),
     ),
+  claim: fc
+    .record({
+      volumeId: u64,
+      pairing: u64,
+      generation: sequence,
+      recordedSequence: sequence,
+      isBelieved: fc.boolean(),
+      finding: fc.constantFrom(...CLAIM_FINDINGS),
+    })
+    .map((fields): Sample => ({ frame: encode.encodeClaim(fields), message: { kind: 'claim', ...fields } })),
+  recorded: fc.record({ volumeId: u64, pairing: u64, generation: sequence, sequence }).map(
+    (fields): Sample => ({
+      frame: encode.encodeRecorded(fields),
+      message: { kind: 'recorded', ...fields },
+    }),
+  ),
   volumeError: fc.record({ volumeId: u64, text: textOf(300) }).map(
     (fields): Sample => ({
       frame: encode.encodeVolumeError(fields.volumeId, fields.text),
@@ -270,7 +299,7 @@ const SAMPLES = {
     }),
   ),
   unknown: fc
-    .record({ commandId: fc.integer({ min: 77, max: 65_535 }), payload: fc.uint8Array({ maxLength: 100 }) })
+    .record({ commandId: fc.integer({ min: 79, max: 65_535 }), payload: fc.uint8Array({ maxLength: 100 }) })
     .map(({ commandId, payload }): Sample => {
       const frame = Buffer.concat([encode.encodePing('ping', 0n, 0), payload]);
       frame.writeUInt16LE(commandId, 2);

@@ -1,0 +1,303 @@
+// What of a replica outlives the hub: its record, kept in step with what the agent may rely on. A position is recorded
+// only once it is durable in the image, and told to the agent only once it is recorded.
+import { randomBytes } from 'node:crypto';
+import { errorMessage, OperationError } from '../base/errors.ts';
+import type { Logger } from '../base/log.ts';
+import type { Claim, Recorded, StartPairing } from '../repwire/messages.ts';
+import type { RecordPlace } from './record-file.ts';
+import type { AgentIdentity } from './replica-link.ts';
+import type { ImageLook, ReplicaRecord } from './replica-record.ts';
+import { type Conflict, judge, type Verdict } from './verdict.ts';
+
+/** From one record of a position to the next, ms. */
+const RECORD_MS = 1000;
+
+/** How often the record follows an image that changes without positions being reached, ms. */
+const FOLLOW_MS = 5000;
+
+export interface ReplicaMemoryOptions {
+  readonly volumeName: string;
+  readonly place: RecordPlace;
+  /** Looks at the image; undefined when that tells nothing. */
+  readonly look: () => Promise<ImageLook | undefined>;
+  readonly recordMs?: number | undefined;
+  readonly logger: Logger;
+  /** A position was recorded. */
+  readonly onRecorded: (position: Omit<Recorded, 'kind' | 'volumeId'>) => void;
+}
+
+/** How an attachment begins. */
+export interface Beginning {
+  readonly kind: 'recall' | 'compare' | 'new';
+  readonly reason: string;
+  /** Undefined: the agent keeps nothing. */
+  readonly pairing: StartPairing | undefined;
+}
+
+/** What to do about a conflict: the agent's disk counts and is synchronised over the replica, or the replica is kept. */
+export type Resolution = 'agent' | 'replica';
+
+interface Open {
+  readonly conflict: Conflict;
+  readonly agentId: string | null;
+}
+
+export class ReplicaMemory {
+  readonly #options: ReplicaMemoryOptions;
+  #record: ReplicaRecord | 'damaged' | undefined;
+  #isLoaded = false;
+  #look: ImageLook | undefined;
+  /** The hub has had the image in its hands since it looked: nobody else can have changed it. */
+  #isWatched = false;
+  #conflict: Open | undefined;
+  /** The newest position that is durable, and the newest that the agent is known to have kept. */
+  #reached = { sequence: 0, isComplete: false };
+  #echoed = 0;
+  #writing: Promise<void> = Promise.resolve();
+  #timer: NodeJS.Timeout | undefined;
+  #follow: NodeJS.Timeout | undefined;
+  #isRecording = false;
+  #isClosed = false;
+
+  constructor(options: ReplicaMemoryOptions) {
+    this.#options = options;
+  }
+
+  /** Looks at the image before it is opened. @throws OperationError */
+  async prepare(): Promise<void> {
+    if (!this.#isLoaded) {
+      this.#record = await this.#options.place.load();
+      this.#isLoaded = true;
+    }
+    if (!this.#isWatched) this.#look = await this.#options.look();
+  }
+
+  /** The image was closed or lost: whoever looks at it next must judge anew. */
+  released(): void {
+    this.#isWatched = false;
+  }
+
+  /**
+   * An agent is about to begin; the image is open. Its attachment is recorded before this answers.
+   * @throws OperationError when it must not
+   */
+  async begin(
+    agent: AgentIdentity | null,
+    vmName: string,
+    sizeBytes: number,
+    claim?: Claim,
+  ): Promise<Beginning> {
+    const agentId = agent?.id ?? null;
+    const record = this.#record;
+    const image = this.#isWatched ? undefined : this.#look;
+    const verdict = judge({ record, image, agentId, claim });
+    if (verdict.kind === 'refuse') throw this.#refused(verdict.conflict, verdict.reason, agentId);
+    this.#conflict = undefined;
+    const before = record === 'damaged' ? undefined : record;
+    const pairing = claim ? pairingOf(verdict, before) : 0n;
+    const generation = Math.max(before?.generation ?? 0, claim?.generation ?? 0) + 1;
+    this.#reached = { sequence: 0, isComplete: false };
+    this.#echoed = 0;
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
+    await this.#update(() => ({
+      vmName,
+      volumeName: this.#options.volumeName,
+      sizeBytes,
+      agentId,
+      pairing,
+      generation,
+      previousGeneration: claim?.generation ?? 0,
+      isConfirmed: false,
+      sequence: 0,
+      previousSequence: 0,
+      isComplete: before?.isComplete === true && verdict.kind === 'recall',
+      image: null,
+      isClean: false,
+      writtenAtMs: 0,
+      isChosen: false,
+      isHeld: false,
+    }));
+    this.#isWatched = true;
+    this.#follow ??= setInterval(() => void this.#followImage(), FOLLOW_MS).unref();
+    const recalls = verdict.kind === 'recall';
+    return {
+      kind: verdict.kind,
+      reason: verdict.reason,
+      pairing: claim ? { pairing, generation, recalls } : undefined,
+    };
+  }
+
+  /** The agent has kept the attachment: it answered. */
+  confirmed(): void {
+    const record = this.#current;
+    if (record && !record.isConfirmed) void this.#tryUpdate((now) => ({ ...now, isConfirmed: true }));
+  }
+
+  /** Everything up to `sequence` of the present attachment is durable, and the replica complete there. */
+  reached(sequence: number): void {
+    this.#reached = { sequence, isComplete: true };
+    this.#recordSoon();
+  }
+
+  /** The agent has kept what was recorded. */
+  echoed({ pairing, generation, sequence }: Recorded): void {
+    const record = this.#current;
+    if (!record || record.pairing !== pairing || record.generation !== generation) return;
+    this.#echoed = Math.max(this.#echoed, Math.min(sequence, record.sequence));
+    this.#recordSoon();
+  }
+
+  /** The connection is over: an echo that has not come will not come. */
+  detached(): void {
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
+  }
+
+  /**
+   * An operator chose who is right.
+   * @param agentId who may begin; the one that was refused last unless given
+   * @throws OperationError when there is nothing to choose
+   */
+  async resolve(use: Resolution, agentId: string | undefined): Promise<string> {
+    await this.prepare();
+    const { volumeName } = this.#options;
+    const open = this.#conflict;
+    const isHeld = this.#current?.isHeld ?? false;
+    if (!open && !isHeld) {
+      throw new OperationError(`volume ${volumeName} has no conflict to resolve`, {
+        hint: '`repagent status` shows conflicts; an agent that was refused must have reported since the start',
+      });
+    }
+    const chosen = agentId ?? open?.agentId ?? this.#current?.agentId ?? null;
+    const base = this.#current ?? emptyRecord(volumeName);
+    await this.#update(() =>
+      use === 'replica'
+        ? { ...base, isHeld: true }
+        : { ...base, agentId: chosen, pairing: 0n, isClean: false, isChosen: true, isHeld: false },
+    );
+    if (use === 'agent') this.#conflict = undefined;
+    const done =
+      use === 'replica'
+        ? 'the replica is kept as it is; agents are refused'
+        : `the disk of agent ${chosen ?? 'without an id'} counts; the replica will be compared and made equal`;
+    this.#options.logger.warn({ volume: volumeName, use, agentId: chosen }, done);
+    return done;
+  }
+
+  /** The image is closed: what it looks like now is what it must look like at the next start. Idempotent. */
+  async close(isImageWhole: boolean): Promise<void> {
+    if (this.#isClosed) return;
+    this.#isClosed = true;
+    clearTimeout(this.#timer);
+    clearInterval(this.#follow);
+    // A replica that nobody attached to stays as it was recorded.
+    if (!this.#current || !this.#isWatched) return;
+    await this.#update((now) => ({ ...now!, isClean: isImageWhole }));
+  }
+
+  get #current(): ReplicaRecord | undefined {
+    return this.#record === 'damaged' ? undefined : this.#record;
+  }
+
+  #refused(conflict: Conflict, reason: string, agentId: string | null): OperationError {
+    const { volumeName, logger } = this.#options;
+    if (this.#conflict?.conflict !== conflict)
+      logger.error({ volume: volumeName, conflict, agentId }, reason);
+    this.#conflict = { conflict, agentId };
+    return new OperationError(`volume ${volumeName} is refused: ${reason}`, {
+      hint: `repagent resolve ${volumeName} --use agent|replica`,
+    });
+  }
+
+  #recordSoon(): void {
+    const record = this.#current;
+    if (!record || this.#timer || this.#isRecording || this.#isClosed || record.pairing === 0n) return;
+    // One position at a time: the agent is never more than one behind.
+    if (record.sequence > this.#echoed || this.#reached.sequence <= record.sequence) return;
+    const sinceMs = Date.now() - record.writtenAtMs;
+    const everyMs = this.#options.recordMs ?? RECORD_MS;
+    const waitMs = record.sequence === 0 ? 0 : Math.min(everyMs, Math.max(0, everyMs - sinceMs));
+    this.#timer = setTimeout(() => {
+      this.#timer = undefined;
+      void this.#recordReached();
+    }, waitMs);
+  }
+
+  async #recordReached(): Promise<void> {
+    const { sequence, isComplete } = this.#reached;
+    const generation = this.#current?.generation;
+    this.#isRecording = true;
+    const isKept = await this.#tryUpdate((now) =>
+      now.generation === generation
+        ? { ...now, isConfirmed: true, sequence, previousSequence: now.sequence, isComplete }
+        : now,
+    );
+    this.#isRecording = false;
+    const record = this.#current;
+    if (isKept && record?.generation === generation && record?.sequence === sequence) {
+      this.#options.onRecorded({ pairing: record.pairing, generation: record.generation, sequence });
+    }
+  }
+
+  async #followImage(): Promise<void> {
+    const record = this.#current;
+    if (!record || !this.#isWatched || this.#isClosed) return;
+    const look = await this.#options.look().catch(() => undefined);
+    if (look && look.changedAtNs !== record.image?.changedAtNs) await this.#tryUpdate((now) => now);
+  }
+
+  /** What can't be recorded now is tried again with the next position. */
+  async #tryUpdate(change: (record: ReplicaRecord) => ReplicaRecord): Promise<boolean> {
+    try {
+      await this.#update((now) => change(now!));
+      return true;
+    } catch (error) {
+      this.#options.logger.error(
+        { volume: this.#options.volumeName, reason: errorMessage(error) },
+        'the record of the replica could not be written',
+      );
+      return false;
+    }
+  }
+
+  /** One after the other, each from what the one before left. @throws OperationError */
+  #update(change: (record: ReplicaRecord | undefined) => ReplicaRecord): Promise<void> {
+    const updating = this.#writing.then(async () => {
+      const record = change(this.#current);
+      const image = (await this.#options.look()) ?? record.image;
+      const written = { ...record, image, writtenAtMs: Date.now() };
+      await this.#options.place.save(written);
+      this.#record = written;
+    });
+    this.#writing = updating.catch(() => undefined);
+    return updating;
+  }
+}
+
+function pairingOf(verdict: Exclude<Verdict, { kind: 'refuse' }>, before: ReplicaRecord | undefined): bigint {
+  if (verdict.kind === 'recall') return before!.pairing;
+  if (verdict.kind === 'compare' && verdict.pairing !== 0n) return verdict.pairing;
+  return randomBytes(8).readBigUInt64LE() || 1n;
+}
+
+function emptyRecord(volumeName: string): ReplicaRecord {
+  return {
+    vmName: '',
+    volumeName,
+    sizeBytes: 0,
+    agentId: null,
+    pairing: 0n,
+    generation: 0,
+    previousGeneration: 0,
+    isConfirmed: true,
+    sequence: 0,
+    previousSequence: 0,
+    isComplete: false,
+    image: null,
+    isClean: false,
+    writtenAtMs: 0,
+    isChosen: false,
+    isHeld: false,
+  };
+}

@@ -1,0 +1,70 @@
+// What a hub keeps durably of one replica: whose it is, which attachment it is at and how far, and what its image looked
+// like. A record is whole or damaged; nothing is ever guessed from half of one.
+import { createHash } from 'node:crypto';
+
+const VERSION = 1;
+
+/** An image as it looks from outside. */
+export interface ImageLook {
+  /** Stays while the file is the same; another file has another. */
+  readonly identity: string;
+  /** When it was last written, Unix nanoseconds. */
+  readonly changedAtNs: string;
+  /** Nothing was ever written to it. */
+  readonly isEmpty: boolean;
+}
+
+export interface ReplicaRecord {
+  readonly vmName: string;
+  readonly volumeName: string;
+  readonly sizeBytes: number;
+  /** Hexadecimal; null: an agent that has no id, or whoever comes next. */
+  readonly agentId: string | null;
+  /** Names the relation of volume and replica; 0: none that an agent could remember. */
+  readonly pairing: bigint;
+  /** Counts the attachments. */
+  readonly generation: number;
+  /** What the agent had kept before this attachment, and whether it has kept this one. */
+  readonly previousGeneration: number;
+  readonly isConfirmed: boolean;
+  /** The newest position of this attachment that is durable here and that the agent may rely on. */
+  readonly sequence: number;
+  /** The position before: the agent is known to have kept it. */
+  readonly previousSequence: number;
+  /** The replica was complete at `sequence`. */
+  readonly isComplete: boolean;
+  readonly image: ImageLook | null;
+  /** The hub closed the image in order: it must look exactly as it is said here. */
+  readonly isClean: boolean;
+  /** Unix milliseconds. */
+  readonly writtenAtMs: number;
+  /** An operator chose the agent: nobody else may begin. */
+  readonly isChosen: boolean;
+  /** An operator chose to keep the replica as it is. */
+  readonly isHeld: boolean;
+}
+
+export function encodeRecord(record: ReplicaRecord): string {
+  const body = JSON.stringify({ version: VERSION, ...record, pairing: record.pairing.toString(16) });
+  return `${JSON.stringify({ sha256: digest(body), body })}\n`;
+}
+
+/** @returns undefined when it is damaged, or of another version */
+export function decodeRecord(text: string): ReplicaRecord | undefined {
+  try {
+    const outer = JSON.parse(text) as { readonly sha256?: unknown; readonly body?: unknown };
+    if (typeof outer.body !== 'string' || outer.sha256 !== digest(outer.body)) return undefined;
+    // The digest says that these are our own words: their types need no check.
+    const { version, pairing, ...rest } = JSON.parse(outer.body) as Omit<ReplicaRecord, 'pairing'> & {
+      readonly version: number;
+      readonly pairing: string;
+    };
+    return version === VERSION ? { ...rest, pairing: BigInt(`0x${pairing}`) } : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+function digest(text: string): string {
+  return createHash('sha256').update(text).digest('hex');
+}

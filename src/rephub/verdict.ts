@@ -1,0 +1,121 @@
+// Who is ahead, agent or replica, and why: decided from what both have kept, before any data flows. Pure. Where their
+// stories don't fit together nobody is overwritten: the volume is refused until somebody chooses.
+import type { Claim } from '../repwire/messages.ts';
+import type { ImageLook, ReplicaRecord } from './replica-record.ts';
+
+/** How much younger than its record an image may be after the hub was killed, ms: records follow every few seconds. */
+export const RECORD_SLACK_MS = 30_000;
+
+export type Verdict =
+  /** The replica lacks what the agent's map names. */
+  | { readonly kind: 'recall'; readonly reason: string }
+  /** It is this volume's, but what it lacks is not known. */
+  | { readonly kind: 'compare'; readonly pairing: bigint; readonly reason: string }
+  /** Nobody has a claim on what is there. */
+  | { readonly kind: 'new'; readonly reason: string }
+  | { readonly kind: 'refuse'; readonly conflict: Conflict; readonly reason: string };
+
+export const CONFLICTS = {
+  held: 'the replica is kept as it is, by choice',
+  'record-damaged': 'the record of the replica is damaged, so that nobody knows whose it is',
+  'other-agent': 'the replica belongs to another agent',
+  'image-replaced': 'the image of the replica was replaced by another one',
+  'image-rolled-back': 'the image of the replica is older than its record: it was rolled back',
+  'image-changed': 'the image of the replica was changed while the hub did not have it',
+  'other-replica': 'the agent remembers another replica than this one',
+  'hub-rolled-back':
+    'the hub has forgotten what it had confirmed: replica or record were restored from an older copy',
+  'agent-rolled-back':
+    "the agent has forgotten what it had confirmed: its state or its disk were restored from an older copy, and the replica may be newer than the agent's disk",
+} as const;
+export type Conflict = keyof typeof CONFLICTS;
+
+export interface Case {
+  readonly record: ReplicaRecord | 'damaged' | undefined;
+  /** As it looks now; undefined when it can't be told, or the hub has had it in its hands all the time. */
+  readonly image: ImageLook | undefined;
+  /** Hexadecimal; null: an agent without an id. */
+  readonly agentId: string | null;
+  /** Undefined: an agent that keeps nothing. */
+  readonly claim: Claim | undefined;
+}
+
+export function judge({ record, image, agentId, claim }: Case): Verdict {
+  if (record === undefined) {
+    const reason = claim?.pairing ? 'the hub has no record of the replica' : 'start';
+    return { kind: 'new', reason };
+  }
+  if (record === 'damaged') return refuse('record-damaged');
+  const isOther = image && record.image && image.identity !== record.image.identity;
+  if (isOther && image.isEmpty) return { kind: 'new', reason: 'the image is new' };
+  if (record.isHeld) return refuse('held');
+  // An agent that keeps nothing leaves nothing behind that could be defended.
+  const isDefended = record.agentId !== null && (record.pairing !== 0n || record.isChosen);
+  if (isDefended && record.agentId !== agentId) {
+    return refuse('other-agent', `agent ${record.agentId}, not ${agentId ?? 'one without an id'}`);
+  }
+  const imageConflict = image && record.image ? judgeImage(record, record.image, image) : undefined;
+  if (imageConflict) return refuse(imageConflict);
+  if (!claim) return { kind: 'new', reason: 'the agent keeps no dirty map' };
+  if (record.isChosen) return { kind: 'compare', pairing: 0n, reason: 'operator' };
+  if (record.pairing === 0n) return { kind: 'new', reason: 'the last agent kept no dirty map' };
+  if (claim.pairing === 0n) return { kind: 'compare', pairing: 0n, reason: lostMap(claim) };
+  if (claim.pairing !== record.pairing) return refuse('other-replica');
+  return judgePair(record, claim);
+}
+
+/** The one text that names a conflict to people. */
+export function conflictText(conflict: Conflict, detail: string): string {
+  return detail === '' ? CONFLICTS[conflict] : `${CONFLICTS[conflict]} (${detail})`;
+}
+
+function refuse(conflict: Conflict, detail = ''): Verdict {
+  return { kind: 'refuse', conflict, reason: conflictText(conflict, detail) };
+}
+
+function judgeImage(record: ReplicaRecord, then: ImageLook, now: ImageLook): Conflict | undefined {
+  if (now.identity !== then.identity) return 'image-replaced';
+  const thenNs = BigInt(then.changedAtNs);
+  const nowNs = BigInt(now.changedAtNs);
+  if (nowNs < thenNs) return 'image-rolled-back';
+  if (record.isClean) return nowNs === thenNs ? undefined : 'image-changed';
+  const nowMs = Number(nowNs / 1_000_000n);
+  return nowMs > record.writtenAtMs + RECORD_SLACK_MS ? 'image-changed' : undefined;
+}
+
+function judgePair(record: ReplicaRecord, claim: Claim): Verdict {
+  const { generation, previousGeneration, isConfirmed, sequence, previousSequence } = record;
+  const positions = `attachment ${claim.generation}.${claim.recordedSequence} at the agent, ${generation}.${sequence} at the hub`;
+  if (claim.generation > generation) return refuse('hub-rolled-back', positions);
+  if (claim.generation < generation) {
+    // The hub began an attachment that the agent never heard of.
+    const isKnown = !isConfirmed && claim.generation === previousGeneration;
+    if (!isKnown) return refuse('agent-rolled-back', positions);
+  } else {
+    if (claim.recordedSequence > sequence) return refuse('hub-rolled-back', positions);
+    if (claim.isBelieved && claim.recordedSequence < previousSequence) {
+      return refuse('agent-rolled-back', positions);
+    }
+  }
+  if (claim.isBelieved) {
+    return { kind: 'recall', reason: claim.finding === 'agent-crash' ? 'agent crash' : 'restart' };
+  }
+  return { kind: 'compare', pairing: record.pairing, reason: lostMap(claim) };
+}
+
+function lostMap({ finding }: Claim): string {
+  switch (finding) {
+    case 'host-crash':
+      return 'host crash';
+    case 'image-changed':
+      return "the agent's image was changed while it was not served";
+    case 'corrupt':
+    case 'foreign':
+      return "the agent's dirty map was damaged";
+    case 'new':
+    case 'clean':
+    case 'agent-crash':
+    case 'exact':
+      return "the agent's dirty map is new";
+  }
+}

@@ -1,0 +1,139 @@
+// Agent and hub as processes that are ended, in order or by kill -9, alone or both, while a guest writes: afterwards the
+// replica is the disk, and what was read for it is what the guest had changed, not the volume.
+import { spawnSync } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
+import fs from 'node:fs';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { silentLogger } from '../../src/base/log.ts';
+import type { BlockDevice } from '../../src/blockdev/block-device.ts';
+import { openNbdDevice } from '../../src/blockdev/nbd-client/index.ts';
+import type { ProcessStatus, VolumeStatus } from '../../src/control/status.ts';
+import { type CliProcess, runCli, startHub, startServe } from '../support/cli.ts';
+import { type TempDir, tempDir } from '../support/temp-dir.ts';
+
+const KIB = 1024;
+const MIB = 2 ** 20;
+const SIZE = 48 * MIB;
+const CHUNK = 64 * KIB;
+const BLOCK = 4 * KIB;
+
+let dir: TempDir;
+let undo: Array<() => Promise<unknown> | unknown> = [];
+
+beforeEach(() => {
+  dir = tempDir();
+  fs.writeFileSync(dir.file('a.img'), randomBytes(SIZE));
+});
+afterEach(async () => {
+  for (const one of undo.reverse()) await one();
+  undo = [];
+  dir.remove();
+});
+
+/** The two processes, at the same places through all their lives. */
+class Pair {
+  readonly #storeArgs: readonly string[];
+  hub!: CliProcess;
+  agent!: CliProcess;
+  hubPort = 0;
+
+  constructor(paired: boolean) {
+    if (paired) {
+      fs.writeFileSync(dir.file('a.replica'), '');
+      fs.truncateSync(dir.file('a.replica'), SIZE);
+    }
+    this.#storeArgs = paired ? [`a=${dir.file('a.replica')}`] : ['--store', dir.file('store')];
+    this.replica = paired ? dir.file('a.replica') : dir.file('store/vm/a');
+  }
+
+  readonly replica: string;
+
+  async startHub(): Promise<void> {
+    const listen = ['--listen', `127.0.0.1:${this.hubPort}`, '--state-dir', dir.file('hub-state')];
+    const started = await startHub([...this.#storeArgs, ...listen]);
+    this.hub = started;
+    undo.push(() => started.kill());
+    this.hubPort = this.hub.port;
+  }
+
+  async startAgent(more: readonly string[] = [], state = 'agent-state'): Promise<void> {
+    const own = ['--hub', `127.0.0.1:${this.hubPort}`, '--vm-name', 'vm', '--state-dir', dir.file(state)];
+    const started = await startServe([`a=${dir.file('a.img')}`, ...own, ...more]);
+    this.agent = started;
+    undo.push(() => started.kill());
+  }
+
+  async protected(): Promise<VolumeStatus> {
+    const { code, stderr } = await runCli(['wait', '--timeout', '40', '--control', this.hub.control]);
+    expect([code, stderr]).toEqual([0, '']);
+    const waited = await runCli(['wait', '--timeout', '40', '--control', this.agent.control]);
+    expect([waited.code, waited.stderr]).toEqual([0, '']);
+    return (await volumeOf(this.hub))!;
+  }
+
+  /** The disk and the replica, while nobody writes. */
+  expectEqual(): void {
+    expect(spawnSync('cmp', [dir.file('a.img'), this.replica]).stdout.toString()).toBe('');
+  }
+
+  guest(): Promise<BlockDevice> {
+    return openNbdDevice(this.agent.urls[0]!, { logger: silentLogger });
+  }
+}
+
+async function volumeOf(one: CliProcess): Promise<VolumeStatus | undefined> {
+  const { stdout } = await runCli(['status', '--json', '--control', one.control]);
+  return (JSON.parse(stdout) as ProcessStatus).volumes[0];
+}
+
+/** Writes one block into each of `count` chunks. */
+async function write(guest: BlockDevice, first: number, count: number): Promise<void> {
+  for (let chunk = first; chunk < first + count; chunk += 1) {
+    await guest.write(chunk * CHUNK + (chunk % 16) * BLOCK, randomBytes(BLOCK), false);
+  }
+}
+
+type Ending = 'TERM' | 'KILL';
+const MATRIX: ReadonlyArray<{ readonly hub?: Ending; readonly agent?: Ending; readonly paired: boolean }> = [
+  { hub: 'TERM', paired: true },
+  { hub: 'KILL', paired: true },
+  { agent: 'TERM', paired: true },
+  { agent: 'KILL', paired: true },
+  { hub: 'TERM', agent: 'TERM', paired: false },
+  { hub: 'KILL', agent: 'KILL', paired: false },
+];
+
+async function end(one: CliProcess, how: Ending): Promise<void> {
+  if (how === 'KILL') await one.kill();
+  else expect(await one.stop()).toEqual({ code: 0, signal: null });
+}
+
+describe('only what changed is read again', () => {
+  test.each(MATRIX)('after $hub of the hub, $agent of the agent (paired: $paired)', async (row) => {
+    const pair = new Pair(row.paired);
+    await pair.startHub();
+    await pair.startAgent();
+    await pair.protected();
+    const guest = await pair.guest();
+    const before = 20;
+    await write(guest, 10, before);
+    // The hub goes first, so that the guest has time to write what no hub has heard of.
+    let meanwhile = 0;
+    if (row.hub) {
+      await end(pair.hub, row.hub);
+      meanwhile = 15;
+      await write(guest, 200, meanwhile);
+    }
+    await guest.close();
+    if (row.agent) await end(pair.agent, row.agent);
+    if (row.hub) await pair.startHub();
+    if (row.agent) await pair.startAgent();
+    const status = await pair.protected();
+    process.stdout.write(
+      `  re-read ${status.syncTotalBytes / KIB} KiB of ${SIZE / KIB}; written ${(before + meanwhile) * 4} KiB in ${before + meanwhile} chunks\n`,
+    );
+    expect(status.syncTotalBytes).toBeLessThanOrEqual((before + meanwhile) * CHUNK);
+    expect(status.syncTotalBytes).toBeGreaterThanOrEqual(meanwhile * CHUNK);
+    pair.expectEqual();
+  });
+});
