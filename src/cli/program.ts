@@ -11,6 +11,7 @@ import { hubCommand } from './commands/hub.ts';
 import { pauseCommand } from './commands/pause.ts';
 import { readonlyCommand } from './commands/readonly.ts';
 import { resizeCommand } from './commands/resize.ts';
+import { resolveCommand } from './commands/resolve.ts';
 import { resumeCommand } from './commands/resume.ts';
 import { serveCommand } from './commands/serve.ts';
 import { statusCommand } from './commands/status.ts';
@@ -27,6 +28,7 @@ export const COMMANDS: readonly Command[] = [
   waitCommand,
   verifyCommand,
   resizeCommand,
+  resolveCommand,
   pauseCommand,
   resumeCommand,
   readonlyCommand,

@@ -68,6 +68,24 @@ export async function requestResize(
 }
 
 /**
+ * Says who is right about a volume: its agent's disk or its replica.
+ * @param agentId hexadecimal; the agent that was refused last unless given
+ * @returns what follows, in words
+ * @throws OperationError with the process's own message when it can't
+ */
+export async function requestResolve(
+  address: ControlAddress,
+  volume: string,
+  use: 'agent' | 'replica',
+  agentId: string | undefined,
+): Promise<string> {
+  const query = { volume, use, ...(agentId === undefined ? {} : { agent: agentId }) };
+  const body = await post(address, 'resolve', query, STREAM_TIMEOUT_MS);
+  if (!isRecord(body) || typeof body.done !== 'string') throw notOurs(address);
+  return body.done;
+}
+
+/**
  * Pauses a volume. When this resolves nothing of it is in flight, and nothing new begins before the order's deadline.
  * @throws OperationError with the process's own message when it can't
  */

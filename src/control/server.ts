@@ -25,6 +25,11 @@ export interface ControlHandlers {
   /** Published statistics of filters, by export and filter. */
   stats(): unknown;
   verify(volume: string, onProgress: (progress: VerifyProgress) => void): Promise<VerifyResult>;
+  /**
+   * Hub only: says who is right where the stories of agent and replica don't fit together.
+   * @returns what follows, in words
+   */
+  resolve?(volume: string, use: 'agent' | 'replica', agentId: string | undefined): Promise<string>;
   /** Makes a volume larger, bytes. Left out where sizes are not this process's to decide. */
   resize?(volume: string, sizeBytes: number): Promise<void>;
   /** What is done to the chains of volumes. Left out where there are none. */
@@ -121,6 +126,11 @@ function routesOf(handlers: ControlHandlers): Route[] {
     },
     {
       method: 'POST',
+      path: '/resolve',
+      handle: (request, response) => resolveOne(request, response, handlers),
+    },
+    {
+      method: 'POST',
       path: '/pause',
       handle: (request, response) => pauseOne(request, response, chainsOf(handlers)),
     },
@@ -206,6 +216,27 @@ function chainsOf({ chains }: ControlHandlers): ChainHandlers {
   throw new OperationError('this process serves no volumes', {
     hint: 'ask the agent that serves the volume: name it with --control ADDR',
   });
+}
+
+async function resolveOne(
+  request: RouteRequest,
+  response: ServerResponse,
+  handlers: ControlHandlers,
+): Promise<void> {
+  const volume = request.query.get('volume');
+  const use = request.query.get('use');
+  const agentId = request.query.get('agent') ?? undefined;
+  if (!volume || (use !== 'agent' && use !== 'replica')) {
+    throw new UsageError(
+      'name the volume and who is right: /resolve?volume=NAME&use=agent|replica[&agent=ID]',
+    );
+  }
+  if (!handlers.resolve) {
+    throw new OperationError('this process keeps no replicas', {
+      hint: 'ask the hub: repagent resolve --control ADDR',
+    });
+  }
+  sendJson(response, 200, { volume, done: await handlers.resolve(volume, use, agentId) });
 }
 
 /** Answers when the volume is at rest. A client that leaves before that gives the pause up. */

@@ -10,6 +10,7 @@ import { openNbdDevice } from '../../src/blockdev/nbd-client/index.ts';
 import type { ProcessStatus, VolumeStatus } from '../../src/control/status.ts';
 import { type CliProcess, runCli, startHub, startServe } from '../support/cli.ts';
 import { type TempDir, tempDir } from '../support/temp-dir.ts';
+import { waitUntil } from '../support/wait-until.ts';
 
 const KIB = 1024;
 const MIB = 2 ** 20;
@@ -135,5 +136,129 @@ describe('only what changed is read again', () => {
     expect(status.syncTotalBytes).toBeLessThanOrEqual((before + meanwhile) * CHUNK);
     expect(status.syncTotalBytes).toBeGreaterThanOrEqual(meanwhile * CHUNK);
     pair.expectEqual();
+  });
+});
+
+describe('stories that do not fit together', () => {
+  /** Both protected once, and ended in order. */
+  async function settled(): Promise<Pair> {
+    const pair = new Pair(true);
+    await pair.startHub();
+    await pair.startAgent();
+    await pair.protected();
+    await pair.agent.stop();
+    await pair.hub.stop();
+    return pair;
+  }
+
+  /** Starts both; the volume must be refused with a reason on both sides, and the replica left alone. */
+  async function refusedFor(pair: Pair, reason: RegExp, state = 'agent-state'): Promise<void> {
+    const before = fs.readFileSync(pair.replica);
+    await pair.startHub();
+    await pair.startAgent([], state);
+    for (const one of [pair.agent, pair.hub]) {
+      const volume = await waitUntil(
+        async () => {
+          const found = await volumeOf(one);
+          return found?.state === 'failed' ? found : undefined;
+        },
+        { what: 'the volume to be refused', timeoutMs: 20_000, intervalMs: 100 },
+      );
+      expect(volume.lastError).toMatch(reason);
+    }
+    expect(fs.readFileSync(pair.replica).equals(before), 'the replica was left alone').toBe(true);
+  }
+
+  async function resolveFor(pair: Pair, use: string): Promise<void> {
+    const { code, stderr } = await runCli(['resolve', 'a', '--use', use, '--control', pair.hub.control]);
+    expect([code, stderr]).toEqual([0, '']);
+  }
+
+  async function becomesEqual(pair: Pair): Promise<void> {
+    await resolveFor(pair, 'agent');
+    await pair.protected();
+    pair.expectEqual();
+  }
+
+  test('a replica that someone wrote to, until it is said who is right', async () => {
+    const pair = await settled();
+    const fd = fs.openSync(pair.replica, 'r+');
+    fs.writeSync(fd, randomBytes(BLOCK), 0, BLOCK, 5 * CHUNK);
+    fs.closeSync(fd);
+    await refusedFor(pair, /changed while the hub did not have it.*repagent resolve a/);
+    await resolveFor(pair, 'replica');
+    expect((await volumeOf(pair.hub))?.state).toBe('failed');
+    await becomesEqual(pair);
+  });
+
+  test('a replica that was replaced by another image', async () => {
+    const pair = await settled();
+    fs.writeFileSync(`${pair.replica}.other`, randomBytes(SIZE));
+    fs.renameSync(`${pair.replica}.other`, pair.replica);
+    await refusedFor(pair, /replaced by another one/);
+    await becomesEqual(pair);
+  });
+
+  test('a second agent that claims the volume', async () => {
+    const pair = await settled();
+    await refusedFor(pair, /belongs to another agent/, 'other-agent-state');
+    await becomesEqual(pair);
+  });
+
+  test('a hub that was restored from an older copy', async () => {
+    const pair = await settled();
+    fs.cpSync(dir.file('hub-state'), dir.file('hub-state-old'), { recursive: true });
+    await pair.startHub();
+    await pair.startAgent();
+    await pair.protected();
+    await pair.agent.stop();
+    await pair.hub.stop();
+    fs.cpSync(dir.file('hub-state-old'), dir.file('hub-state'), { recursive: true });
+    await refusedFor(pair, /has forgotten what it had confirmed|changed while the hub did not have it/);
+    await becomesEqual(pair);
+  });
+
+  test("an agent's state that was restored from an older copy", async () => {
+    const pair = await settled();
+    fs.cpSync(dir.file('agent-state'), dir.file('agent-state-old'), { recursive: true });
+    await pair.startHub();
+    await pair.startAgent();
+    await pair.protected();
+    await pair.agent.stop();
+    await pair.hub.stop();
+    fs.cpSync(dir.file('agent-state-old'), dir.file('agent-state'), { recursive: true });
+    await refusedFor(pair, /the agent has forgotten what it had confirmed/);
+    await becomesEqual(pair);
+  });
+
+  test('a new empty image needs no choice, nor does a lost map of the same agent', async () => {
+    const pair = await settled();
+    fs.rmSync(pair.replica);
+    fs.writeFileSync(pair.replica, '');
+    fs.truncateSync(pair.replica, SIZE);
+    fs.rmSync(dir.file('agent-state/maps'), { recursive: true });
+    await pair.startHub();
+    await pair.startAgent();
+    await pair.protected();
+    pair.expectEqual();
+  });
+
+  test('two agents never share a state directory', async () => {
+    const pair = await settled();
+    await pair.startHub();
+    await pair.startAgent();
+    fs.writeFileSync(dir.file('b.img'), randomBytes(MIB));
+    const { code, stderr } = await runCli([
+      'serve',
+      dir.file('b.img'),
+      '--listen',
+      '127.0.0.1:0',
+      '--hub',
+      `127.0.0.1:${pair.hubPort}`,
+      '--state-dir',
+      dir.file('agent-state'),
+    ]);
+    expect(code).toBe(1);
+    expect(stderr).toMatch(/another agent uses this state directory/);
   });
 });

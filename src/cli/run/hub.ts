@@ -30,6 +30,7 @@ async function start(config: HubConfig, logger: Logger, startup: Startup): Promi
       status: () => statusOf(hub),
       stats: () => ({}),
       verify: (volume, onProgress) => hub!.verify(volume, onProgress),
+      resolve: (volume, use, agentId) => hub!.resolve(volume, use, agentId),
     },
   });
   await startup.step('control API', control, (server) => server.close());
