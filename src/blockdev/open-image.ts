@@ -17,6 +17,8 @@ export interface OpenImageOptions {
   /** `raw`, or a format that qemu-nbd opens. Default raw. */
   readonly format?: string | undefined;
   readonly readOnly?: boolean;
+  /** Connections to an NBD server that allows several; 1 unless given. */
+  readonly upstreamConnections?: number | undefined;
   /** Create a missing raw image of this size, bytes, sparse. One that exists must have it. */
   readonly createSizeBytes?: number | undefined;
   readonly logger: Logger;
@@ -28,7 +30,14 @@ export interface OpenImageOptions {
  * @throws OperationError with the next step, when the image can't be opened
  */
 export async function openImage(options: OpenImageOptions): Promise<OrderedDevice> {
-  const { source, format = 'raw', readOnly = false, createSizeBytes, logger } = options;
+  const {
+    source,
+    format = 'raw',
+    readOnly = false,
+    createSizeBytes,
+    upstreamConnections = 1,
+    logger,
+  } = options;
   const isUri = isNbdSource(source);
   if (isUri && format !== 'raw') {
     throw new UsageError(
@@ -39,7 +48,10 @@ export async function openImage(options: OpenImageOptions): Promise<OrderedDevic
     const instead = isUri ? 'an NBD export is made on its server' : `use qemu-img create -f ${format}`;
     throw new UsageError(`--create makes raw images only; ${instead}`);
   }
-  if (isUri) return checked(await openNbdDevice(source, { logger, readOnly }), source);
+  if (isUri) {
+    const connections = upstreamConnections;
+    return checked(await openNbdDevice(source, { logger, readOnly, connections }), source);
+  }
   if (format !== 'raw')
     return checked(await openQemuImage({ path: source, format, readOnly, logger }), source);
   const device = await openFileDevice({ path: source, readOnly, createSizeBytes, logger });

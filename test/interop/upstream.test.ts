@@ -95,6 +95,23 @@ function startSectorServer(port: number, image: string): Promise<Peer> {
   return startNbdkit(port, ['--filter=blocksize-policy', 'file', image, ...policy]);
 }
 
+it('uses as many connections as it is told to, and one unless told', async () => {
+  using scratch = makeFolder();
+  const image = join(scratch.path, 'upstream.img');
+  const log = join(scratch.path, 'log');
+  makeImage(image, SIZE, [[0, 64]]);
+  const port = await freePort();
+  await using _nbdkit = await startNbdkit(port, ['--filter=log', 'file', image, `logfile=${log}`]);
+  const connected = (): number => readFileSync(log, 'utf8').match(/ connection=\d+ Connect /g)?.length ?? 0;
+  const before = connected();
+  await using one = await startServe([`a=nbd://127.0.0.1:${port}`]);
+  await runPeerOk('qemu-img', ['compare', image, `nbd://127.0.0.1:${one.port}/a`]);
+  expect(connected() - before).toBe(1);
+  await using four = await startServe([`a=nbd://127.0.0.1:${port}`, '--upstream-connections', '4']);
+  await runPeerOk('nbdcopy', ['--flush', image, `nbd://127.0.0.1:${four.port}/a`]);
+  await waitUntil(() => connected() - before === 5, { what: `four more connections than ${before + 1}` });
+});
+
 it('passes on the block size that an upstream server insists on', async () => {
   using scratch = makeFolder();
   const image = join(scratch.path, 'upstream.img');

@@ -12,7 +12,6 @@ import {
   NBD_CMD_FLAG_NO_HOLE,
   NBD_FLAG_READ_ONLY,
   NBD_FLAG_SEND_CACHE,
-  NBD_FLAG_SEND_FAST_ZERO,
   NBD_FLAG_SEND_FLUSH,
   NBD_FLAG_SEND_FUA,
   NBD_FLAG_SEND_WRITE_ZEROES,
@@ -69,7 +68,8 @@ export class NbdDevice implements BlockDevice {
       preferredBlockBytes: found.preferredBlockBytes,
       maxRequestBytes: MAX_REQUEST_BYTES,
       // Whether one is fast, a server tells only by answering it: where a hole may be left it mostly is.
-      fastZero: (found.flags & NBD_FLAG_SEND_FAST_ZERO) === 0 ? 'never' : 'holes',
+      // The server may know; it would have to be asked at each request, which no caller of this interface does.
+      fastZero: 'never',
       cheapExtents: false,
     };
     this.#maxPayloadBytes = found.maxPayloadBytes;

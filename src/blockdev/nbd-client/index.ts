@@ -11,7 +11,7 @@ import { NbdLink } from './link.ts';
 import { openError } from './open-error.ts';
 
 /** Most connections to one server. */
-const MAX_CONNECTIONS = 16;
+export const MAX_CONNECTIONS = 16;
 
 export interface OpenNbdOptions {
   readonly logger: Logger;

@@ -104,6 +104,11 @@ export const SERVE_OPTIONS = {
     type: 'flag',
     describe: 'speak as before NBD had options, for clients of 2012: the first image only',
   },
+  'upstream-connections': {
+    type: 'text',
+    describe: 'connections to each nbd:// image whose server allows several',
+    fallback: '1',
+  },
   'max-connections': { type: 'text', describe: 'NBD connections at a time', fallback: '1024' },
   'max-connections-per-address': {
     type: 'text',
@@ -167,6 +172,7 @@ export interface ServeConfig {
   readonly tls: TlsConfig;
   readonly control: ControlAddress | undefined;
   readonly oldstyle: boolean;
+  readonly upstreamConnections: number | undefined;
   readonly maxConnections: number | undefined;
   readonly maxConnectionsPerAddress: number | undefined;
   readonly handshakeTimeoutMs: number | undefined;
@@ -178,6 +184,9 @@ export interface ServeConfig {
   readonly logLevel: LogLevel;
   readonly insecure: boolean;
 }
+
+/** Most connections to one upstream server. */
+const MAX_UPSTREAM_CONNECTIONS = 16;
 
 const MAX_CONNECTIONS_LIMIT = 65_536;
 
@@ -213,6 +222,7 @@ export function resolveServe(raw: RawOptions<typeof SERVE_OPTIONS>): ServeConfig
     tls,
     control: raw.control === undefined ? undefined : parseControl(raw.control),
     oldstyle: raw.oldstyle ?? false,
+    upstreamConnections: parseUpstream(raw['upstream-connections'], images),
     maxConnections: parseConnections(raw['max-connections'], '--max-connections'),
     maxConnectionsPerAddress: parseConnections(
       raw['max-connections-per-address'],
@@ -236,6 +246,16 @@ function checkListening(listen: readonly ListenAddress[], stdio: boolean, hasPer
   if (hasPermissions && !listen.some((address) => address.kind === 'unix')) {
     throw new UsageError('--socket-mode and --socket-owner are for unix sockets; add --listen unix:PATH');
   }
+}
+
+function parseUpstream(text: string | undefined, images: readonly NamedSource[]): number | undefined {
+  if (text === undefined) return undefined;
+  if (!images.some((image) => isNbdUri(image.source))) {
+    throw new UsageError(
+      '--upstream-connections is about images that are NBD servers (nbd://), and none is here',
+    );
+  }
+  return parseCount(text, '--upstream-connections', MAX_UPSTREAM_CONNECTIONS);
 }
 
 function parseConnections(text: string | undefined, label: string): number | undefined {

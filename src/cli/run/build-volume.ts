@@ -35,6 +35,7 @@ export interface VolumeOptions {
   readonly format: string;
   readonly readOnly: boolean;
   readonly createSizeBytes: number | undefined;
+  readonly upstreamConnections: number | undefined;
   readonly plan: readonly PlannedLink[];
   readonly replication: Pick<Replication, 'protect' | 'dirtyContext'>;
   readonly logger: Logger;
@@ -73,7 +74,9 @@ export async function planLinks(specs: readonly string[], hasHub: boolean): Prom
 export async function openVolume(options: VolumeOptions): Promise<Volume> {
   const { image, format, readOnly, createSizeBytes, plan, replication } = options;
   const logger = options.logger.child({ volume: image.name });
-  const bottom = await openImage({ source: image.source, format, readOnly, createSizeBytes, logger });
+  const { upstreamConnections } = options;
+  const from = { source: image.source, format, readOnly, createSizeBytes, upstreamConnections, logger };
+  const bottom = await openImage(from);
   const context = createFilterContext({ logger, exportName: image.name });
   // The hub knows whole sectors only, so whatever is finer than that is made whole right above the mirror.
   const align = await parseFilterSpec('align');

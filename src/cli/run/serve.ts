@@ -93,10 +93,11 @@ class ServeProcess {
     const replication = await createReplication(this.#config, this.#logger, this.#reloads);
     this.#replication = replication;
     for (const image of this.#config.images) {
-      const { format } = this.#config;
+      const { format, upstreamConnections } = this.#config;
       const { readOnly } = this.#settings(image.name);
       const createSizeBytes = isNbdUri(image.source) ? undefined : this.#config.createSizeBytes;
-      const options = { image, format, readOnly, createSizeBytes, plan, replication, logger: this.#logger };
+      const from = { image, format, readOnly, createSizeBytes, upstreamConnections };
+      const options = { ...from, plan, replication, logger: this.#logger };
       const volume = await startup.step(`volume ${image.name}`, openVolume(options), (one) =>
         one.device.close(),
       );

@@ -70,6 +70,7 @@ describe('openVolume', () => {
       format: 'raw',
       readOnly: false,
       createSizeBytes: undefined,
+      upstreamConnections: undefined,
       plan: await planLinks(filters, hasHub),
       replication: { protect, dirtyContext: () => undefined },
       logger: silentLogger,
