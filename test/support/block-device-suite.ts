@@ -5,7 +5,7 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { BlockError } from '../../src/base/errors.ts';
 import { GiB, KiB, MAX_REQUEST_BYTES, MiB } from '../../src/base/limits.ts';
 import type { MaybePromise } from '../../src/base/maybe.ts';
-import type { BlockDevice } from '../../src/blockdev/block-device.ts';
+import type { BlockDevice, Extent } from '../../src/blockdev/block-device.ts';
 import { DiskModel, pattern } from './disk-model.ts';
 import { type Operation, operationBatches, runBatch } from './random-operations.ts';
 
@@ -36,6 +36,8 @@ export interface SuiteFeatures {
 }
 
 const SMALL_BYTES = 256 * KiB;
+/** For what moves gigabytes on a disk that others use too. */
+const LARGE_TIMEOUT_MS = 120_000;
 const LARGE_BYTES = 4 * GiB + 64 * MiB;
 
 /** Defines the suite's tests for one kind of device. */
@@ -203,8 +205,7 @@ function basicTests(make: Make, features: SuiteFeatures): void {
       await device.write(0, pattern(4 * MiB, 9), false);
       await device.trim(1 * MiB, 1 * MiB, false);
       await device.flush();
-      const extents = await device.extents(0, 4 * MiB);
-      expect(extents).toEqual([
+      expect(await knownExtents(device, 4 * MiB)).toEqual([
         { offset: 0, length: 1 * MiB, hole: false, zero: false },
         { offset: 1 * MiB, length: 1 * MiB, hole: true, zero: true },
         { offset: 2 * MiB, length: 2 * MiB, hole: false, zero: false },
@@ -302,24 +303,48 @@ function largeTests(make: Make): void {
   });
 
   for (const kind of ['trim', 'writeZeroes'] as const) {
-    it(`takes a ${kind} of 4 GiB - 512 and touches no byte beside it`, async () => {
-      const { device } = await make(LARGE_BYTES);
-      const unit = Math.max(512, device.limits.minBlockBytes);
-      const [start, length] = [unit, 4 * GiB - unit];
-      const inside = [start, 1 * GiB, 4 * GiB - unit];
-      const outside = [0, 4 * GiB, LARGE_BYTES - unit];
-      for (const at of [...inside, ...outside]) await device.write(at, pattern(unit, at), false);
-      await (kind === 'trim'
-        ? device.trim(start, length, false)
-        : device.writeZeroes(start, length, false, true));
-      for (const at of inside) {
-        expect((await readBack(device, at, unit)).equals(Buffer.alloc(unit)), `at ${at}`).toBe(true);
-      }
-      for (const at of outside) {
-        expect((await readBack(device, at, unit)).equals(pattern(unit, at)), `at ${at}`).toBe(true);
-      }
-    });
+    it(
+      `takes a ${kind} of 4 GiB - 512 and touches no byte beside it`,
+      async () => {
+        const { device } = await make(LARGE_BYTES);
+        const unit = Math.max(512, device.limits.minBlockBytes);
+        const [start, length] = [unit, 4 * GiB - unit];
+        const inside = [start, 1 * GiB, 4 * GiB - unit];
+        const outside = [0, 4 * GiB, LARGE_BYTES - unit];
+        for (const at of [...inside, ...outside]) await device.write(at, pattern(unit, at), false);
+        await (kind === 'trim'
+          ? device.trim(start, length, false)
+          : device.writeZeroes(start, length, false, true));
+        for (const at of inside) {
+          expect((await readBack(device, at, unit)).equals(Buffer.alloc(unit)), `at ${at}`).toBe(true);
+        }
+        for (const at of outside) {
+          expect((await readBack(device, at, unit)).equals(pattern(unit, at)), `at ${at}`).toBe(true);
+        }
+        // Where holes can't be punched, the whole range is looked at.
+      },
+      LARGE_TIMEOUT_MS,
+    );
   }
+}
+
+/** The extents from the start, asked for as a client does: what a busy device has not looked at is asked for again. */
+async function knownExtents(device: BlockDevice, length: number): Promise<Extent[]> {
+  const known: Extent[] = [];
+  for (let at = 0; at < length; ) {
+    const told = await device.extents(at, length - at);
+    const sure = told.at(-1)?.unknown ? told.slice(0, -1) : told;
+    for (const extent of sure) {
+      const last = known.at(-1);
+      if (last && last.hole === extent.hole && last.zero === extent.zero) {
+        known[known.length - 1] = { ...last, length: last.length + extent.length };
+      } else {
+        known.push(extent);
+      }
+      at = extent.offset + extent.length;
+    }
+  }
+  return known;
 }
 
 function durabilityTests(

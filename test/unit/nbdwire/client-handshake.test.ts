@@ -7,7 +7,7 @@ import {
   MAX_INFO_REPLIES,
   MAX_OPTION_REPLY_BYTES,
 } from '../../../src/nbdwire/client-handshake.ts';
-import { NBD_INFO, NBD_OPT, NBD_REP, NBD_REP_ERR } from '../../../src/nbdwire/constants.ts';
+import { NBD_FLAG_SEND_DF, NBD_INFO, NBD_OPT, NBD_REP, NBD_REP_ERR } from '../../../src/nbdwire/constants.ts';
 import { ServerHandshake } from '../../../src/nbdwire/server-handshake.ts';
 
 const SIZE = 1n << 30n;
@@ -404,7 +404,8 @@ describe('ClientHandshake', () => {
           pending = pending.subarray(server.step(pending, 0, pending.length));
         }
       }
-      expect(handshake.result).toMatchObject(EXPORT);
+      // Both have agreed on structured replies, and with those on DF.
+      expect(handshake.result).toMatchObject({ ...EXPORT, flags: FLAGS | NBD_FLAG_SEND_DF });
       expect(server.outcome).toMatchObject({ kind: 'transmission', target: found });
     }
   });
