@@ -13,7 +13,7 @@ export const MAX_FILE_EXTENTS = 16_384;
 /** Seeks in place before others get their turn. */
 const SEEKS_PER_TURN = 64;
 
-/** One answer takes no longer than this; what was not looked at by then is told as unknown. Milliseconds. */
+/** One answer takes no longer than this, unless its first extent does; what was not looked at is told as unknown. Milliseconds. */
 const MAX_WALK_MS = 250;
 
 export type SeekCalls = Pick<NativeFs, 'seek' | 'seekSync'>;
@@ -77,7 +77,8 @@ export class FileExtents {
 
   async #walkOn(walk: Walk): Promise<Extent[]> {
     const endsAt = this.#now() + MAX_WALK_MS;
-    while (!walk.isOver && this.#now() < endsAt) {
+    // Whoever asks again about what is unknown must get on: one extent is found, however long that takes.
+    while (!walk.isOver && (walk.isEmpty || this.#now() < endsAt)) {
       const epoch = this.#epoch;
       const startedAt = this.#budget.startInPool();
       const found = await this.#native.seek(this.#fd, walk.at, walk.wanted);
@@ -122,6 +123,10 @@ class Walk {
 
   get at(): number {
     return this.#list.at;
+  }
+
+  get isEmpty(): boolean {
+    return this.#list.count === 0;
   }
 
   get isOver(): boolean {
