@@ -38,6 +38,9 @@ export interface SocketEngine {
 
 /** Takes over a socket of a server with `pauseOnConnect` and `allowHalfOpen`. Events come after this returned. */
 export function createSocketEngine(accepted: Socket, handler: SocketHandler): SocketEngine {
+  // Here and never again: the engine that takes the socket over for TLS would undo what was set more exactly since.
+  accepted.setNoDelay(true);
+  accepted.setKeepAlive(true, KEEPALIVE_AFTER_MS);
   const handle = takeHandle(accepted);
   return handle === undefined ? createStreamEngine(accepted, handler) : new OnreadEngine(handle, handler);
 }
@@ -81,8 +84,6 @@ abstract class BaseEngine implements SocketEngine {
     this.#onSent = (error) => {
       if (!error) this.handler.sent();
     };
-    socket.setNoDelay(true);
-    socket.setKeepAlive(true, KEEPALIVE_AFTER_MS);
     socket.on('end', this.#onEnd);
     socket.on('error', (error) => {
       this.#error ??= error;

@@ -92,8 +92,4 @@ class StreamPair extends Duplex {
     this.#output.destroy();
     done(error);
   }
-
-  /** Pipes have neither. */
-  setNoDelay(): void {}
-  setKeepAlive(): void {}
 }

@@ -1,13 +1,16 @@
 // Started by its client: on standard input and output, as other projects' test programs run a server, and by sockets
 // that were opened before it.
 import { spawn } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
 import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { CLI_PATH, runCli, runtimeDir } from '../support/cli.ts';
 import { runPeer, runPeerOk, startPeer } from '../support/peers.ts';
+import { startPipeRelay } from '../support/pipe-relay.ts';
 import { clientFlagsBytes, infoData, optionBytes, requestBytes } from '../support/raw-nbd-client.ts';
+import { TestCa } from '../support/tls-files.ts';
 import { waitUntil } from '../support/wait-until.ts';
 
 let dir: string;
@@ -96,6 +99,47 @@ describe('one client on standard input and output', () => {
     expect(readFileSync(image).toString('latin1', 512, 516)).toBe('pipe');
     expect(code).toBe(0);
     for (const line of stderr.trimEnd().split('\n')) expect(JSON.parse(line)).toHaveProperty('level');
+  });
+
+  it('may be qemu-img, over two pipes', async () => {
+    const path = join(dir, 'relay.sock');
+    const source = join(dir, 'source.img');
+    const back = join(dir, 'back.img');
+    writeFileSync(source, randomBytes(2 ** 20));
+    await using relay = await startPipeRelay(path, command(image, '--stdio'), env);
+    const url = `nbd+unix:///a?socket=${path}`;
+    await runPeerOk('qemu-img', ['convert', '-n', '-f', 'raw', '-O', 'raw', source, url]);
+    await runPeerOk('qemu-img', ['convert', '-f', 'raw', '-O', 'raw', url, back]);
+    expect(readFileSync(back).equals(readFileSync(source))).toBe(true);
+    expect(readFileSync(image).equals(readFileSync(source))).toBe(true);
+    await waitUntil(() => relay.exitCodes.length >= 2, { what: 'the servers to end' });
+    expect(new Set(relay.exitCodes)).toEqual(new Set([0]));
+  });
+
+  it('may start TLS over two pipes, and must where it is required', async () => {
+    const ca = await TestCa.create(join(dir, 'ca'));
+    const server = await ca.issue(join(dir, 'server'), 'server', { name: 'localhost' });
+    const client = await ca.issue(join(dir, 'client'), 'client', { name: 'vm1' });
+    const path = join(dir, 'relay.sock');
+    const words = command(image, '--stdio', '--tls-dir', server, '--tls-verify-peer');
+    await using relay = await startPipeRelay(path, words, env);
+    const target = (...more: string[]): string[] => [
+      ...['--target-image-opts', '-n', '-f', 'raw', join(dir, 'source.img')],
+      ['driver=nbd,server.type=unix', `server.path=${path}`, 'export=a', ...more].join(','),
+    ];
+    writeFileSync(join(dir, 'source.img'), randomBytes(2 ** 20));
+    const creds = `tls-creds-x509,id=t,endpoint=client,verify-peer=yes,dir=${client}`;
+    const tls = ['tls-creds=t', 'tls-hostname=localhost'];
+    await runPeerOk('qemu-img', ['convert', '--object', creds, ...target(...tls)]);
+    expect(readFileSync(image).equals(readFileSync(join(dir, 'source.img')))).toBe(true);
+    expect(relay.stderr()).toContain('"certificate');
+    await waitUntil(() => relay.exitCodes.length >= 1, { what: 'the server to end' });
+    expect(relay.exitCodes).toEqual([0]);
+    // The same without TLS hears why, and the pipes end.
+    const plain = await runPeer('qemu-img', ['convert', ...target()]);
+    expect(plain.code).toBe(1);
+    expect(plain.stderr).toMatch(/TLS/);
+    await waitUntil(() => relay.exitCodes.length >= 2, { what: 'the server to end' });
   });
 
   it('is told what to do when it is a terminal or a file', async () => {

@@ -41,6 +41,35 @@ describe('resolveServe', () => {
     });
   });
 
+  it('reads what clients may take: places and time', () => {
+    const config = resolveServe({
+      image: ['d.img'],
+      'max-connections': '65536',
+      'max-connections-per-address': '1',
+      'handshake-timeout': '500ms',
+      'idle-timeout': '1h',
+    });
+    expect(config).toMatchObject({
+      maxConnections: 65_536,
+      maxConnectionsPerAddress: 1,
+      handshakeTimeoutMs: 500,
+      idleTimeoutMs: 3_600_000,
+    });
+    expect(resolveServe({ image: ['d.img'], 'handshake-timeout': '2' }).handshakeTimeoutMs).toBe(2000);
+    // The server has the defaults.
+    expect(resolveServe({ image: ['d.img'] })).toMatchObject({
+      maxConnectionsPerAddress: undefined,
+      handshakeTimeoutMs: undefined,
+      idleTimeoutMs: undefined,
+    });
+  });
+
+  it('gives unix sockets their mode', () => {
+    const listen = ['unix:/a', '127.0.0.1:0'];
+    const { socketPermissions } = resolveServe({ image: ['d.img'], listen, 'socket-mode': '0660' });
+    expect(socketPermissions).toEqual({ mode: 0o660, uid: undefined, gid: undefined });
+  });
+
   it.each([
     [{}, 'name at least one image'],
     [{ create: '1000' }, 'no multiple of 512'],
@@ -51,6 +80,18 @@ describe('resolveServe', () => {
     [{ format: 'raw;rm' }, 'is no format'],
     [{ 'queue-bytes': '1' }, 'at least 512 bytes'],
     [{ 'max-connections': '0' }, '--max-connections'],
+    [{ 'max-connections': '65537' }, '--max-connections: "65537" is not a whole number from 1 to 65536'],
+    [{ 'max-connections-per-address': '0' }, '--max-connections-per-address: "0" is not a whole number'],
+    [{ 'max-connections-per-address': '1.5' }, '--max-connections-per-address: "1.5"'],
+    [{ 'handshake-timeout': '0' }, '--handshake-timeout: must be longer than 0'],
+    [{ 'handshake-timeout': 'soon' }, '--handshake-timeout: "soon" is not a duration'],
+    [{ 'handshake-timeout': '-1' }, '--handshake-timeout: "-1" is not a duration'],
+    [{ 'idle-timeout': '0ms' }, '--idle-timeout: must be longer than 0'],
+    [{ 'idle-timeout': '600h' }, '--idle-timeout: at most 24 days'],
+    [{ 'socket-mode': '0660' }, 'for unix sockets; add --listen unix:PATH'],
+    [{ 'socket-owner': 'root', listen: ['127.0.0.1:0'] }, 'for unix sockets; add --listen unix:PATH'],
+    [{ 'socket-mode': '9', listen: ['unix:/a'] }, '--socket-mode: "9" is no mode'],
+    [{ stdio: true, listen: ['unix:/a'] }, 'leave --listen out'],
     [{ listen: ['0.0.0.0:1'] }, '--insecure'],
     [{ control: '0.0.0.0:1' }, '--control'],
   ])('refuses %j', (raw, message) => {

@@ -7,6 +7,7 @@ import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { KiB, MiB } from '../../../src/base/limits.ts';
 import { OPEN_TO_ALL } from '../../../src/nbd/access.ts';
 import { TLS_LOG_LINES } from '../../../src/nbd/limits.ts';
+import { deadPeerTimers, socketKind } from '../../../src/nbd/socket-options.ts';
 import { NBD_CMD } from '../../../src/nbdwire/constants.ts';
 import { loadServerCredentials, type ServerCredentials } from '../../../src/transport/tls-credentials.ts';
 import { NbdRig, type NbdRigOptions } from '../../support/nbd-rig.ts';
@@ -350,6 +351,16 @@ it('new credentials hold for new clients, and those who are there stay', async (
   expect(await isRefused(trust)).toBe(true);
   await open(withKey('alice'));
   expect((await client.request({ type: FLUSH })).error).toBe(0);
+});
+
+it('a TCP client that is gone is noticed as soon as without TLS', async () => {
+  await serve({}, { tcp: true });
+  await open(trust);
+  const connected = Array.from({ length: 1000 }, (_, fd) => fd).filter(
+    (fd) => socketKind(fd) === 'connected',
+  );
+  // Idle seconds, seconds between probes, probes, milliseconds without an acknowledgement.
+  expect(connected.map((fd) => deadPeerTimers(fd))).toContainEqual([30, 15, 6, 120_000]);
 });
 
 it('a broken record ends the connection, with its last requests unharmed', async () => {
