@@ -411,7 +411,7 @@ export class AgentSession implements ReplicaLink {
     this.#link.cork();
     for (const volume of this.#told) this.#sendAck(volume);
     this.#told.clear();
-    this.#pump.pump();
+    this.#pump.pump((volume) => this.#hashes.compare(volume));
     this.#link.uncork();
   }
 

@@ -11,9 +11,16 @@ import { RequestTable } from './request-table.ts';
 import type { SessionVolume } from './session-volume.ts';
 import { Verification } from './verification.ts';
 
+/** Whoever wants to know a digest. */
+interface HashAsker {
+  answered(range: DiskRange, digest: Buffer): MaybePromise<void>;
+  busy(range: DiskRange): void;
+  unreadable(range: DiskRange): void;
+}
+
 interface OpenHash {
   readonly volume: SessionVolume;
-  readonly verification: Verification;
+  readonly asker: HashAsker;
   readonly range: DiskRange;
 }
 
@@ -46,7 +53,7 @@ export class HashExchange {
     const verification: Verification = new Verification({
       replica,
       tuning: this.#tuning,
-      ask: (range) => this.#ask(this.#hashes.add({ volume, verification, range }), volume, range),
+      ask: (range) => this.#ask(this.#hashes.add({ volume, asker: verification, range }), volume, range),
       onProgress,
     });
     volume.verification = verification;
@@ -60,6 +67,19 @@ export class HashExchange {
     }
   }
 
+  /** Asks for what a replica has to compare: as much as may be on its way. */
+  compare(volume: SessionVolume): void {
+    const { replica } = volume;
+    const asker: HashAsker = {
+      answered: (range, digest) => replica.compareArrived(range, digest),
+      busy: (range) => void replica.compareArrived(range, null),
+      unreadable: (range) => void replica.compareArrived(range, null),
+    };
+    for (let range = replica.takeCompare(); range; range = replica.takeCompare()) {
+      this.#ask(this.#hashes.add({ volume, asker, range }), volume, range);
+    }
+  }
+
   /**
    * A digest arrived in stream order.
    * @param received the stream's position
@@ -67,16 +87,16 @@ export class HashExchange {
    * @throws WireError when it answers nothing
    */
   answered(message: HashResponse, received: number): MaybePromise<void> {
-    const { volume, verification, range } = this.#hashes.take(message.requestId);
+    const { volume, asker, range } = this.#hashes.take(message.requestId);
     if (volume.id !== message.volumeId) {
       throw new WireError(`HASH_RES ${message.requestId} is of volume ${message.volumeId}, not ${volume.id}`);
     }
-    if (message.status === HASH_STATUS.FAILED) return verification.unreadable(range);
-    if (message.status !== HASH_STATUS.OK || message.sequence !== received) return verification.busy(range);
+    if (message.status === HASH_STATUS.FAILED) return asker.unreadable(range);
+    if (message.status !== HASH_STATUS.OK || message.sequence !== received) return asker.busy(range);
     const stored = volume.replica.apply();
-    if (stored === undefined) return verification.answered(range, message.digest);
+    if (stored === undefined) return asker.answered(range, message.digest);
     const digest = Buffer.from(message.digest);
-    return stored.then(() => verification.answered(range, digest));
+    return stored.then(() => asker.answered(range, digest));
   }
 
   abortAll(error: Error): void {

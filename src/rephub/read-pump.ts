@@ -27,8 +27,12 @@ export class ReadPump {
     this.#hungry.add(volume);
   }
 
-  /** Sends as many requests as may be on their way: one of each volume in turn. */
-  pump(): void {
+  /**
+   * Sends as many requests as may be on their way: one of each volume in turn.
+   * @param compare asks for the digests that a volume wants
+   */
+  pump(compare: (volume: SessionVolume) => void): void {
+    for (const volume of this.#hungry) compare(volume);
     for (const volume of this.#hungry) {
       if (this.#reads.size >= this.#maxReads) return;
       this.#hungry.delete(volume);

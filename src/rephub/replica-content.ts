@@ -1,12 +1,13 @@
 // What a replica holds: its store, and which ranges of it are not in step with the stream. Every range is stored as the
 // stream has it, or unread, or in doubt until the next commit; a failing store turns what is in doubt into unread.
+import { createHash } from 'node:crypto';
 import { BlockError } from '../base/errors.ts';
 import type { MaybePromise } from '../base/maybe.ts';
 import type { Mutation } from '../blockdev/mutation.ts';
 import type { ReplicaStore } from './replica-store.ts';
 import { StoreLane } from './store-lane.ts';
 import { SyncEngine, type SyncTuning } from './sync-engine.ts';
-import type { SyncRead } from './sync-read.ts';
+import type { SectorRange, SyncRead } from './sync-read.ts';
 import { splitZeroRuns } from './zero-runs.ts';
 
 export interface ContentEvents {
@@ -90,6 +91,18 @@ export class ReplicaContent {
     }
   }
 
+  /** The same for a write. */
+  write(offset: number, data: Buffer): void {
+    if (data.length > 0) this.change({ kind: 'write', offset, data, fua: false }, offset, data.length);
+  }
+
+  /** The same for zeroes. */
+  zero(offset: number, length: number, trim: boolean): void {
+    if (length === 0) return;
+    if (trim) this.change({ kind: 'trim', offset, length, fua: false }, offset, length);
+    else this.change({ kind: 'writeZeroes', offset, length, fua: false, mayTrim: true }, offset, length);
+  }
+
   /** The guest's flush, in the order of the stream. */
   flush(): void {
     this.#lane?.add(FLUSH, 0, 0);
@@ -114,6 +127,33 @@ export class ReplicaContent {
       const from = run.offset - read.offset;
       if (data === null) zeroes(run.offset, run.length);
       else splitZeroRuns(run.offset, data.subarray(from, from + run.length), write, zeroes);
+    }
+  }
+
+  /**
+   * The agent's digest of a range, at this place of the stream; everything before it is stored.
+   * @param digest null: the agent could not tell, so that the range is read
+   * @returns what has to be waited for; never rejects
+   */
+  compare(range: SectorRange, digest: Buffer | null): MaybePromise<void> {
+    if (!digest) {
+      this.#engine.finishCompare(range, false);
+      return undefined;
+    }
+    const bytes = Buffer.allocUnsafe(range.length);
+    const done = (): void => {
+      const equal = createHash('sha256').update(bytes).digest().equals(digest);
+      // Equal in the page cache may not be equal on the disk: a hub that was killed left it there.
+      if (this.#engine.finishCompare(range, equal)) this.#lane?.doubt(range.offset, range.length);
+    };
+    // What can't be read here is brought by the agent.
+    const failed = (): void => void this.#engine.finishCompare(range, false);
+    try {
+      const reading = this.read(range.offset, bytes);
+      if (reading instanceof Promise) return reading.then(done, failed);
+      done();
+    } catch {
+      failed();
     }
   }
 

@@ -1,6 +1,8 @@
 // The life of a replica as a table: each state with a sentence, and what may happen in it. An event that the table
 // doesn't know in a state is a bug of the hub and throws.
 import { AssertionError } from '../base/assert.ts';
+import type { Logger } from '../base/log.ts';
+import { formatBytes } from '../base/size.ts';
 import type { VolumeState } from '../control/status.ts';
 
 /** What can happen to a replica. */
@@ -81,4 +83,20 @@ export function whatIsLeft(graceful: boolean, reason: string, isWhole: boolean, 
   if (!isWhole) return `${reason}; the replica is not complete`;
   if (received === 0) return `${reason}; the replica is complete`;
   return `${reason}; the replica is complete as of sequence ${received}`;
+}
+
+/** What an agent can't read of its disk. @param bytes how much @param offset where the first of it lies */
+export function whatIsStuck(bytes: number, offset: number): string {
+  return `the agent can't read ${formatBytes(bytes)}, the first at offset ${offset}`;
+}
+
+/** Writes down that a replica came from the state `before` to the one it is in. */
+export function logChange(
+  logger: Logger,
+  now: { readonly volumeName: string; readonly vmName: string; readonly state: VolumeState },
+  before: VolumeState,
+  reason: string | null | undefined,
+): void {
+  const about = { volume: now.volumeName, vm: now.vmName, state: now.state, reason: reason ?? undefined };
+  logger.info(about, `${before} -> ${now.state}`);
 }

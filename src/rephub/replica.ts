@@ -3,8 +3,7 @@
 // while any range is unread, nor promise to resume from a position that it did not reach.
 import { assert } from '../base/assert.ts';
 import { errorMessage } from '../base/errors.ts';
-import type { MaybePromise } from '../base/maybe.ts';
-import { formatBytes } from '../base/size.ts';
+import { andThen, type MaybePromise } from '../base/maybe.ts';
 import type { VolumeState } from '../control/status.ts';
 import type { DiskRange } from '../repwire/messages.ts';
 import { CommitLedger } from './commit-ledger.ts';
@@ -12,11 +11,18 @@ import { ReplicaContent } from './replica-content.ts';
 import { type AgentIdentity, isSameLife, type ReplicaLink } from './replica-link.ts';
 import type { Beginning, ReplicaMemory } from './replica-memory.ts';
 import type { ReplicaOptions } from './replica-options.ts';
-import { isSyncing, nextState, type ReplicaEvent, whatIsLeft } from './replica-states.ts';
+import {
+  isSyncing,
+  logChange,
+  nextState,
+  type ReplicaEvent,
+  whatIsLeft,
+  whatIsStuck,
+} from './replica-states.ts';
 import { RetryTimer } from './retry-timer.ts';
 import type { SyncEngine } from './sync-engine.ts';
 import { SyncMeter } from './sync-meter.ts';
-import type { SyncRead } from './sync-read.ts';
+import type { SectorRange, SyncRead } from './sync-read.ts';
 
 export class Replica {
   readonly key: string;
@@ -30,7 +36,6 @@ export class Replica {
   /** Who may attach: a connection that has begun to start the volume. */
   claimant: unknown;
   readonly meter = new SyncMeter();
-  /** What outlives the hub. */
   readonly memory: ReplicaMemory;
   readonly #options: ReplicaOptions;
   readonly #content: ReplicaContent;
@@ -46,6 +51,8 @@ export class Replica {
   #received = 0;
   #ackedSequence = 0;
   #ending = false;
+  /** How the present attachment began, until the agent has said what the replica lacks. */
+  #beginning: Beginning | undefined;
 
   constructor(options: ReplicaOptions) {
     this.key = options.key;
@@ -155,6 +162,7 @@ export class Replica {
     // That commit settles and acknowledges nothing of what comes now.
     this.#ledger.forgetCover();
     this.#link = link;
+    this.#beginning = beginning;
     this.#agent = link.agent;
     this.#awaitingDirty = link.agent !== null;
     this.#ending = false;
@@ -208,21 +216,13 @@ export class Replica {
   /** The stream's entry writes. Data is lent until the `apply` that follows was answered. */
   write(offset: number, data: Buffer, timeUs: number): void {
     this.#ledger.note(timeUs);
-    if (data.length > 0)
-      this.#content.change({ kind: 'write', offset, data, fua: false }, offset, data.length);
+    this.#content.write(offset, data);
   }
 
   /** The stream's entry makes the range zero. */
   zero(offset: number, length: number, trim: boolean, timeUs: number): void {
     this.#ledger.note(timeUs);
-    if (length === 0) return;
-    if (trim) this.#content.change({ kind: 'trim', offset, length, fua: false }, offset, length);
-    else
-      this.#content.change(
-        { kind: 'writeZeroes', offset, length, fua: false, mayTrim: true },
-        offset,
-        length,
-      );
+    this.#content.zero(offset, length, trim);
   }
 
   /** The stream's entry is the guest's flush. */
@@ -243,6 +243,7 @@ export class Replica {
     for (const extent of extents) this.engine.markUnread(extent.offset, extent.length);
     if (!isLast) return;
     if (this.#awaitingDirty) this.memory.confirmed();
+    if (this.#awaitingDirty && this.#mayBeEqual()) this.engine.compareFirst();
     this.#awaitingDirty = false;
   }
 
@@ -251,10 +252,23 @@ export class Replica {
     return this.#awaitingDirty;
   }
 
+  /** Takes the next range to ask the agent a digest of, if there is any now. */
+  takeCompare(): SectorRange | undefined {
+    return this.#mayAsk ? this.engine.takeCompare() : undefined;
+  }
+
+  /** The agent's digest of a range, at this place of the stream; everything before it was applied. Null: it is read. */
+  compareArrived(range: SectorRange, digest: Buffer | null): MaybePromise<void> {
+    return andThen(this.#content.compare(range, digest), () => this.#applied());
+  }
+
   /** Takes the next range to ask the agent for, if there is any now. */
   takeRead(): SyncRead | undefined {
-    if (!this.#link || this.#awaitingDirty || this.#state === 'failed') return undefined;
-    return this.engine.takeRead();
+    return this.#mayAsk ? this.engine.takeRead() : undefined;
+  }
+
+  get #mayAsk(): boolean {
+    return this.#link !== undefined && !this.#awaitingDirty && this.#state !== 'failed';
   }
 
   /**
@@ -276,9 +290,7 @@ export class Replica {
 
   /** Stores what came since the last call. Answers when it is stored; failures become the replica's state. */
   apply(): MaybePromise<void> {
-    const stored = this.#content.apply();
-    if (stored) return stored.then(() => this.#applied());
-    this.#applied();
+    return andThen(this.#content.apply(), () => this.#applied());
   }
 
   /** The stream went on, maybe by changes of other volumes. Called after everything taken in was applied. */
@@ -327,6 +339,12 @@ export class Replica {
     );
   }
 
+  /** All of the volume is named, because what the replica lacks is not known: much of it may be there already. */
+  #mayBeEqual(): boolean {
+    const kind = this.#beginning?.kind;
+    return kind === 'compare' || (kind === 'recall' && this.engine.remainingBytes === this.sizeBytes);
+  }
+
   /** Takes the steps that have become possible. */
   #react(): void {
     if (!this.#link || this.#state === 'failed') return;
@@ -345,8 +363,7 @@ export class Replica {
 
   #readOn(): void {
     if (this.engine.isStuck && !this.#rereads.isSet) {
-      const bytes = formatBytes(this.engine.remainingBytes);
-      this.lastError = `the agent can't read ${bytes}, the first at offset ${this.engine.firstDeferredOffset}`;
+      this.lastError = whatIsStuck(this.engine.remainingBytes, this.engine.firstDeferredOffset);
       this.#options.logger.warn({ volume: this.volumeName }, this.lastError);
       this.#rereads.start();
     }
@@ -425,16 +442,7 @@ export class Replica {
     const before = this.#state;
     this.#state = nextState(before, event);
     if (error !== undefined) this.lastError = error;
-    const { logger } = this.#options;
-    if (this.#state !== before) {
-      const fields = {
-        volume: this.volumeName,
-        vm: this.vmName,
-        state: this.#state,
-        reason: error ?? undefined,
-      };
-      logger.info(fields, `${before} -> ${this.#state}`);
-    }
+    if (this.#state !== before) logChange(this.#options.logger, this, before, error);
     this.#link?.tell(this);
   }
 }

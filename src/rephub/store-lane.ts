@@ -90,6 +90,15 @@ export class StoreLane {
     );
   }
 
+  /** What the store holds of the range is relied upon, and not known to be durable: the next commit covers it. */
+  doubt(offset: number, length: number): void {
+    if (!this.#store) return;
+    this.#doubtful.set(
+      Math.floor(offset / this.#chunkBytes),
+      Math.ceil((offset + length) / this.#chunkBytes),
+    );
+  }
+
   /** Stores the batch. Answers when it is stored, or the failure was reported; never throws nor rejects. */
   apply(): MaybePromise<void> {
     const batch = this.#batch;

@@ -7,7 +7,7 @@
 import { assert } from '../base/assert.ts';
 import { Bitmap } from '../base/bitmap.ts';
 import { DIRTY_GRANULARITY_BYTES, KiB, SECTOR_BYTES } from '../base/limits.ts';
-import { SyncRead } from './sync-read.ts';
+import { type SectorRange, SyncRead } from './sync-read.ts';
 
 export interface SyncTuning {
   /** Bytes that one bit stands for. */
@@ -24,16 +24,23 @@ export const DEFAULT_SYNC_TUNING: SyncTuning = {
   maxReads: 8,
 };
 
+/** Digests on their way: as many as an agent computes at one time. */
+const MAX_COMPARES = 4;
+
 export class SyncEngine {
   readonly #tuning: SyncTuning;
   #sizeBytes: number;
   #chunks: number;
-  /** Chunks to ask for. A chunk is in one of pending, deferred, a read on its way, or in step with the stream. */
+  /** Chunks to ask for. A chunk is in one of pending, deferred, unsure, a read or a comparison on its way, or in step. */
   readonly #pending: Bitmap;
   /** Chunks that the agent could not read: asked for again only after `retryDeferred`. */
   readonly #deferred: Bitmap;
   /** Chunks of a read that failed: asked for one by one, to find the bad one. */
   readonly #careful: Bitmap;
+  /** Chunks that may well be equal: to be compared by digests before anything is read. */
+  readonly #unsure: Bitmap;
+  /** Comparisons on their way. */
+  #compares: SectorRange[] = [];
   #reads: SyncRead[] = [];
   #cursor = 0;
   #targetSequence = 0;
@@ -51,6 +58,7 @@ export class SyncEngine {
     this.#pending = new Bitmap(this.#chunks);
     this.#deferred = new Bitmap(this.#chunks);
     this.#careful = new Bitmap(this.#chunks);
+    this.#unsure = new Bitmap(this.#chunks);
   }
 
   get sizeBytes(): number {
@@ -60,21 +68,30 @@ export class SyncEngine {
   /** The volume became larger, and what is new was never read. Only while no read is on its way. */
   grow(sizeBytes: number): void {
     const before = this.#sizeBytes;
-    assert(sizeBytes >= before && this.#reads.length === 0, 'a volume only grows, and between connections');
+    assert(
+      sizeBytes >= before && this.#reads.length === 0 && this.#compares.length === 0,
+      'a volume only grows, and between connections',
+    );
     this.#sizeBytes = sizeBytes;
     this.#chunks = Math.ceil(sizeBytes / this.#tuning.chunkBytes);
-    for (const chunks of [this.#pending, this.#deferred, this.#careful]) chunks.grow(this.#chunks);
+    for (const chunks of [this.#pending, this.#deferred, this.#careful, this.#unsure])
+      chunks.grow(this.#chunks);
     this.markUnread(before, sizeBytes - before);
   }
 
   /** Nothing is left to read and no read is on its way. */
   get isComplete(): boolean {
-    return this.#pending.count === 0 && this.#reads.length === 0 && this.#deferred.count === 0;
+    return this.#pending.count === 0 && this.#deferred.count === 0 && !this.#isBusy;
   }
 
   /** Nothing is left but what the agent could not read. */
   get isStuck(): boolean {
-    return this.#pending.count === 0 && this.#reads.length === 0 && this.#deferred.count > 0;
+    return this.#pending.count === 0 && this.#deferred.count > 0 && !this.#isBusy;
+  }
+
+  /** Something is on its way, or about to be compared. */
+  get #isBusy(): boolean {
+    return this.#reads.length > 0 || this.#compares.length > 0 || this.#unsure.count > 0;
   }
 
   /** The stream must have come this far before what was read is consistent. */
@@ -90,7 +107,9 @@ export class SyncEngine {
   /** Bytes that are not in step with the stream, reads on their way included. */
   get remainingBytes(): number {
     let bytes = this.#bytesOf(this.#pending) + this.#bytesOf(this.#deferred);
+    bytes += this.#bytesOf(this.#unsure);
     for (const read of this.#reads) bytes += read.length;
+    for (const compare of this.#compares) bytes += compare.length;
     return bytes;
   }
 
@@ -121,6 +140,39 @@ export class SyncEngine {
     this.beginRound();
   }
 
+  /** What is to be read may well be equal: it is compared first, and only what differs is read. */
+  compareFirst(): void {
+    this.#unsure.union(this.#pending);
+    this.#pending.clearAll();
+  }
+
+  /** Takes the next range to compare, or undefined: nothing to compare, or enough on its way. */
+  takeCompare(): SectorRange | undefined {
+    if (this.#compares.length >= MAX_COMPARES) return undefined;
+    const first = this.#unsure.nextSet(0);
+    if (first === -1) return undefined;
+    const { chunkBytes, maxReadBytes } = this.#tuning;
+    const end = Math.min(this.#unsure.nextClear(first), first + maxReadBytes / chunkBytes);
+    this.#unsure.clear(first, end);
+    const offset = first * chunkBytes;
+    const compare = { offset, length: Math.min(end * chunkBytes, this.sizeBytes) - offset };
+    this.#compares.push(compare);
+    return compare;
+  }
+
+  /**
+   * A comparison has ended, at this place of the stream.
+   * @param equal false: it differs, or could not be compared, and is read
+   * @returns whether the range is in step now; false also when it was to be read by then, or nobody asked
+   */
+  finishCompare(compare: SectorRange, equal: boolean): boolean {
+    const at = this.#compares.indexOf(compare);
+    if (at === -1) return false;
+    this.#compares.splice(at, 1);
+    if (!equal) this.#pending.set(...this.#chunksOf(compare));
+    return equal;
+  }
+
   /** The range has to be read (again), widened to whole chunks; what is on its way for it doesn't count. */
   markUnread(offset: number, length: number): void {
     if (length === 0) return;
@@ -128,6 +180,7 @@ export class SyncEngine {
     const end = Math.ceil((offset + length) / this.#tuning.chunkBytes);
     const before = this.remainingBytes;
     this.#deferred.clear(first, end);
+    this.#unsure.clear(first, end);
     this.#pending.set(first, end);
     this.#totalBytes += Math.max(0, this.remainingBytes - before);
     const from = first * this.#tuning.chunkBytes;
@@ -138,7 +191,8 @@ export class SyncEngine {
   /** The stream changed the range, and the change is stored before the answer of any read on its way. */
   mutated(offset: number, length: number): void {
     for (let i = 0; i < this.#reads.length; i += 1) this.#reads[i]!.supersede(offset, length);
-    if (this.#pending.count > 0 || this.#deferred.count > 0) this.#forgetCovered(offset, length);
+    if (this.#pending.count > 0 || this.#deferred.count > 0 || this.#unsure.count > 0)
+      this.#forgetCovered(offset, length);
   }
 
   /** Takes the next range to ask for, or undefined: nothing to read at present, or enough on its way. */
@@ -192,6 +246,7 @@ export class SyncEngine {
   dropReads(): void {
     const reads = this.#reads;
     this.#reads = [];
+    for (const compare of this.#compares.splice(0)) this.#unsure.set(...this.#chunksOf(compare));
     for (const read of reads) {
       read.drop();
       this.#pending.set(...this.#chunksOf(read));
@@ -205,7 +260,10 @@ export class SyncEngine {
     const first = Math.floor(offset / this.#tuning.chunkBytes);
     const end = Math.ceil((offset + length) / this.#tuning.chunkBytes);
     if (this.#pending.testAny(first, end) || this.#deferred.testAny(first, end)) return true;
-    return this.#reads.some((read) => read.offset < offset + length && offset < read.offset + read.length);
+    if (this.#unsure.testAny(first, end)) return true;
+    return [...this.#reads, ...this.#compares].some(
+      (read) => read.offset < offset + length && offset < read.offset + read.length,
+    );
   }
 
   /** A change that covers a whole chunk brings all of it: there is nothing left to read there. */
@@ -217,6 +275,7 @@ export class SyncEngine {
     if (first >= end) return;
     this.#pending.clear(first, end);
     this.#deferred.clear(first, end);
+    this.#unsure.clear(first, end);
   }
 
   #leave(read: SyncRead): void {
@@ -225,7 +284,7 @@ export class SyncEngine {
     this.#reads.splice(at, 1);
   }
 
-  #chunksOf(read: SyncRead): [number, number] {
+  #chunksOf(read: SectorRange): [number, number] {
     const { chunkBytes } = this.#tuning;
     return [read.offset / chunkBytes, Math.ceil((read.offset + read.length) / chunkBytes)];
   }

@@ -42,8 +42,8 @@ export interface Case {
 
 export function judge({ record, image, agentId, claim }: Case): Verdict {
   if (record === undefined) {
-    const reason = claim?.pairing ? 'the hub has no record of the replica' : 'start';
-    return { kind: 'new', reason };
+    if (!claim?.pairing) return { kind: 'new', reason: 'start' };
+    return { kind: 'compare', pairing: 0n, reason: 'the hub has no record of the replica' };
   }
   if (record === 'damaged') return refuse('record-damaged');
   const isOther = image && record.image && image.identity !== record.image.identity;

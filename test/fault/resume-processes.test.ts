@@ -3,6 +3,7 @@
 import { spawnSync } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import fs from 'node:fs';
+import http from 'node:http';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { silentLogger } from '../../src/base/log.ts';
 import type { BlockDevice } from '../../src/blockdev/block-device.ts';
@@ -135,6 +136,74 @@ describe('only what changed is read again', () => {
     );
     expect(status.syncTotalBytes).toBeLessThanOrEqual((before + meanwhile) * CHUNK);
     expect(status.syncTotalBytes).toBeGreaterThanOrEqual(meanwhile * CHUNK);
+    pair.expectEqual();
+  });
+});
+
+/** Bytes that this life of the agent was asked to send beside its stream. */
+function movedBytes(agent: CliProcess): Promise<number> {
+  return new Promise((resolve, reject) => {
+    http
+      .get({ socketPath: agent.control.replace(/^unix:/, ''), path: '/stats' }, (response) => {
+        let text = '';
+        response.on('data', (piece: Buffer) => {
+          text += piece.toString();
+        });
+        response.on('end', () => {
+          const found = /"remoteReadBytes":(\d+)/.exec(text);
+          if (found) resolve(Number(found[1]));
+          else reject(new Error(text));
+        });
+      })
+      .on('error', reject);
+  });
+}
+
+describe('where it is not known what differs, digests tell, and only that is moved', () => {
+  test('after the map of the agent was lost', async () => {
+    const pair = new Pair(true);
+    await pair.startHub();
+    await pair.startAgent();
+    await pair.protected();
+    expect(await movedBytes(pair.agent)).toBe(SIZE);
+    await pair.hub.kill();
+    const guest = await pair.guest();
+    await write(guest, 100, 9);
+    await guest.close();
+    await pair.agent.kill();
+    fs.rmSync(dir.file('agent-state/maps'), { recursive: true });
+    await pair.startHub();
+    await pair.startAgent();
+    await pair.protected();
+    const moved = await movedBytes(pair.agent);
+    process.stdout.write(`  moved ${moved / KIB} KiB of ${SIZE / KIB} for 9 changed chunks\n`);
+    // Neighbours are compared by 256 KiB and read as a whole.
+    expect(moved).toBeGreaterThanOrEqual(9 * CHUNK);
+    expect(moved).toBeLessThanOrEqual(9 * CHUNK + 2 * 256 * KIB);
+    pair.expectEqual();
+  });
+
+  test('after an initial sync was cut short', async () => {
+    const pair = new Pair(false);
+    await pair.startHub();
+    await pair.startAgent();
+    const partly = await waitUntil(
+      async () => {
+        const moved = await movedBytes(pair.agent);
+        return moved > SIZE / 4 ? moved : undefined;
+      },
+      { what: 'a part of the initial sync', timeoutMs: 20_000, intervalMs: 1 },
+    );
+    await pair.hub.kill();
+    await pair.agent.kill();
+    await pair.startHub();
+    await pair.startAgent();
+    await pair.protected();
+    const moved = await movedBytes(pair.agent);
+    process.stdout.write(`  moved ${moved / KIB} KiB after ${partly / KIB} KiB of ${SIZE / KIB}\n`);
+    // What was on its way when both ended was not stored.
+    expect(moved).toBeLessThanOrEqual(SIZE - partly + 16 * MIB);
+    expect(moved).toBeLessThan(SIZE);
     pair.expectEqual();
   });
 });

@@ -208,3 +208,16 @@ describe('pinBytes', () => {
     expect(pinBytes(Buffer.alloc(10))).toBeUndefined();
   });
 });
+
+describe('what the store is relied upon to hold', () => {
+  it('is made durable by the next commit though nothing was written, and is in doubt when that fails', async () => {
+    const { store, lane, log } = setUp();
+    lane.doubt(CHUNK, 2 * CHUNK);
+    expect(lane.isDurable).toBe(false);
+    lane.requestCommit(true);
+    await waitUntil(() => store.steps.length === 1, { what: 'the commit' });
+    store.steps[0]!.fail();
+    await waitUntil(() => !lane.isOpen, { what: 'the failure' });
+    expect(log).toContain('unknown 1+2');
+  });
+});

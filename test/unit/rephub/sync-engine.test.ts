@@ -439,3 +439,47 @@ describe('an engine that grows', () => {
     expect(engine.targetSequence).toBe(1);
   });
 });
+
+describe('comparing first', () => {
+  const CHUNK = 65_536;
+
+  it('what is equal is never read, what differs is, and nothing is forgotten meanwhile', () => {
+    const engine = new SyncEngine(12 * CHUNK);
+    engine.restart();
+    engine.compareFirst();
+    expect(engine.takeRead()).toBeUndefined();
+    const compares = [engine.takeCompare()!, engine.takeCompare()!, engine.takeCompare()!];
+    expect(compares.map(({ offset, length }) => [offset / CHUNK, length / CHUNK])).toEqual([
+      [0, 4],
+      [4, 4],
+      [8, 4],
+    ]);
+    expect([engine.takeCompare(), engine.isComplete, engine.remainingBytes]).toEqual([
+      undefined,
+      false,
+      12 * CHUNK,
+    ]);
+    // It changed past the stream while its digest was on its way: equal or not, it is read.
+    engine.markUnread(9 * CHUNK, CHUNK);
+    expect(engine.finishCompare(compares[0]!, true)).toBe(true);
+    expect(engine.finishCompare(compares[1]!, false)).toBe(false);
+    engine.finishCompare(compares[2]!, true);
+    expect(engine.isUnread(0, 4 * CHUNK)).toBe(false);
+    const reads = [engine.takeRead()!, engine.takeRead()!];
+    expect(reads.map(({ offset }) => offset / CHUNK).sort()).toEqual([4, 9]);
+    for (const read of reads) engine.finishRead(read, 0);
+    expect(engine.isComplete).toBe(true);
+    expect(engine.finishCompare(compares[0]!, false), 'nobody asked').toBe(false);
+    expect(engine.isComplete).toBe(true);
+  });
+
+  it('a comparison whose connection is gone is asked for again', () => {
+    const engine = new SyncEngine(4 * CHUNK);
+    engine.restart();
+    engine.compareFirst();
+    const lost = engine.takeCompare()!;
+    engine.dropReads();
+    expect(engine.finishCompare(lost, true)).toBe(false);
+    expect([engine.isComplete, engine.takeCompare()?.length]).toEqual([false, 4 * CHUNK]);
+  });
+});

@@ -75,7 +75,7 @@ const ROWS: ReadonlyArray<readonly [what: string, change: Change, outcome: strin
   ],
   ['an operator chose this agent', { record: { isChosen: true, pairing: 0n } }, 'compare'],
   ['nobody was here before', { record: 'none', claim: { pairing: 0n } }, 'new'],
-  ["the hub's record is gone", { record: 'none' }, 'new'],
+  ["the hub's record is gone", { record: 'none' }, 'compare'],
   ['an agent that keeps nothing', { claim: 'none' }, 'new'],
   ['after an agent that kept nothing, another', { record: { pairing: 0n }, agentId: 'b'.repeat(32) }, 'new'],
   ['the image is a new empty one', { image: { identity: '3:4', isEmpty: true } }, 'new'],
