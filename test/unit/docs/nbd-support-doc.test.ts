@@ -3,7 +3,15 @@ import { existsSync, readFileSync } from 'node:fs';
 import { resolve } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import * as constants from '../../../src/nbdwire/constants.ts';
-import { NBD_CMD, NBD_ERROR, NBD_OPT, NBD_REP_ERR, NBD_REPLY_TYPE } from '../../../src/nbdwire/constants.ts';
+import {
+  NBD_CMD,
+  NBD_ERROR,
+  NBD_INFO,
+  NBD_OPT,
+  NBD_REP,
+  NBD_REP_ERR,
+  NBD_REPLY_TYPE,
+} from '../../../src/nbdwire/constants.ts';
 import { RequestHeader } from '../../../src/nbdwire/request.ts';
 import { checkRequest } from '../../../src/nbdwire/request-check.ts';
 import { ServerHandshake } from '../../../src/nbdwire/server-handshake.ts';
@@ -45,6 +53,28 @@ describe('docs/protocol/nbd-support.md', () => {
     expect([...table('Command flags').keys()].sort()).toEqual(flags.sort());
     expect([...table('Chunks').keys()]).toEqual(Object.keys(NBD_REPLY_TYPE));
   });
+
+  test('names every option reply, every information and every transmission flag', () => {
+    const replies = [...Object.keys(NBD_REP), ...Object.keys(NBD_REP_ERR)];
+    expect([...table('Option replies').keys()]).toEqual(replies);
+    expect([...table('Information').keys()]).toEqual(Object.keys(NBD_INFO));
+    const flags = Object.keys(constants).flatMap((name) => {
+      const flag = name.match(/^NBD_FLAG_(\w+)$/)?.[1];
+      // Those of the handshake, either side's.
+      return flag === undefined || /^(C_|FIXED_NEWSTYLE$|NO_ZEROES$)/.test(flag) ? [] : [flag];
+    });
+    expect([...table('Transmission flags').keys()].sort()).toEqual(flags.sort());
+  });
+
+  test.each(['Options', 'Option replies', 'Information', 'Commands', 'Transmission flags', 'Errors'])(
+    'says of everything in %s which test shows it, unless it never happens',
+    (heading) => {
+      const section = page.split(`## ${heading}\n`)[1]!.split('\n## ')[0]!;
+      for (const row of section.match(/^\| [A-Z_]+ \|.*$/gm) ?? []) {
+        expect(row).toMatch(/\| test\/[\w/.-]+\.test\.ts \|$|\| never\b/);
+      }
+    },
+  );
 
   test('names only tests that there are', () => {
     const named = [...page.matchAll(/test\/[\w/.-]+\.ts/g)].map((match) => match[0]);
