@@ -272,7 +272,7 @@ export class DirtyMap {
     return only.count * this.granularityBytes - beyondEnd;
   }
 
-  /** When the oldest change began that may be missing at the hub, Unix microseconds; 0: nothing is missing. */
+  /** When the oldest change began that may be missing at the hub, Unix microseconds; 0: nothing is; or unknown. */
   get oldestTimeUs(): number {
     let oldest = 0;
     for (const { firstTimeUs } of this.#parts()) {

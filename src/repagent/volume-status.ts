@@ -1,5 +1,6 @@
 // One volume of the agent as `repagent status` shows it.
 import type { VolumeStatus } from '../control/status.ts';
+import { UNKNOWN_TIME_US } from './dirty-map.ts';
 import type { ProtectedVolume } from './protected-volume.ts';
 
 /** @param nowUs the time, Unix microseconds */
@@ -17,7 +18,7 @@ export function volumeStatus(volume: ProtectedVolume, vmName: string, nowUs: num
     queuedBytes: volume.queuedBytes,
     sequence: lastSequence,
     ackedSequence: Math.min(health.ackedSequence, lastSequence),
-    lagMs: lagMs(volume, nowUs),
+    lagMs: lagMs(health.wasInSync, map.oldestTimeUs, nowUs),
     syncPercent: state === 'protected' ? 100 : percent,
     syncDoneBytes: health.meter.doneBytes,
     syncTotalBytes: health.meter.totalBytes,
@@ -27,9 +28,13 @@ export function volumeStatus(volume: ProtectedVolume, vmName: string, nowUs: num
   };
 }
 
-/** Age of the oldest change that isn't durable at the hub; null as long as its replica was never complete. */
-function lagMs({ health, map }: ProtectedVolume, nowUs: number): number | null {
-  if (!health.wasInSync) return null;
-  const oldestUs = map.oldestTimeUs;
-  return oldestUs === 0 ? 0 : Math.max(0, Math.round((nowUs - oldestUs) / 1000));
+/**
+ * Age of the oldest change that isn't durable at the hub; null as long as the replica was never complete, and while
+ * something is dirty of which only the persistent map knows, which keeps no times.
+ * @param oldestTimeUs as the dirty map gives it
+ * @param nowUs the time, Unix microseconds
+ */
+export function lagMs(wasInSync: boolean, oldestTimeUs: number, nowUs: number): number | null {
+  if (!wasInSync || oldestTimeUs === UNKNOWN_TIME_US) return null;
+  return oldestTimeUs === 0 ? 0 : Math.max(0, Math.round((nowUs - oldestTimeUs) / 1000));
 }
