@@ -25,6 +25,7 @@ export default defineConfig({
       project('examples', 2, 120_000, 1),
       project('fault', 3, 120_000, 1),
       project('fuzz', 0, 30_000, 1),
+      project('sim', 0, 120_000, 2),
     ],
   },
 });

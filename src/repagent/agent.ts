@@ -16,7 +16,7 @@ import { FEATURE_PAIRING } from '../repwire/constants.ts';
 import { AGENT_ID_BYTES } from './agent-id.ts';
 import type { DirtyRun } from './dirty-map.ts';
 import type { ImageMark } from './dirty-sidecar.ts';
-import { DEFAULT_RECONNECT, HubLink, type HubTls, type ReconnectOptions } from './hub-link.ts';
+import { DEFAULT_RECONNECT, type Dial, HubLink, type HubTls, type ReconnectOptions } from './hub-link.ts';
 import { HubSession } from './hub-session.ts';
 import type { LinkState } from './link-states.ts';
 import { MirrorFilter } from './mirror-filter.ts';
@@ -52,6 +52,8 @@ export interface AgentOptions {
   readonly reconnect?: Partial<ReconnectOptions> | undefined;
   /** Encrypt the link to the hub, with proof on both sides. */
   readonly tls?: HubTls | undefined;
+  /** For tests: another network than TCP. */
+  readonly dial?: Dial | undefined;
   /** The clock, Unix microseconds. */
   readonly nowUs?: (() => number) | undefined;
   readonly logger: Logger;
@@ -107,6 +109,7 @@ export class Agent {
     this.#link = new HubLink({
       host: options.hubHost,
       port: options.hubPort,
+      dial: options.dial,
       reconnect: { ...DEFAULT_RECONNECT, ...options.reconnect },
       tls: options.tls,
       logger: this.#logger,

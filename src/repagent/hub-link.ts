@@ -42,9 +42,14 @@ export interface HubTls {
   readonly serverName: string;
 }
 
+/** Begins a connection: the socket emits `connect`, or `error` and `close`. */
+export type Dial = (to: { readonly host: string; readonly port: number }) => Socket;
+
 export interface HubLinkOptions {
   readonly host: string;
   readonly port: number;
+  /** TCP unless given. */
+  readonly dial?: Dial | undefined;
   readonly reconnect: ReconnectOptions;
   /** Without it everything is sent in the clear. There is no falling back from one to the other. */
   readonly tls?: HubTls | undefined;
@@ -106,11 +111,11 @@ export class HubLink {
   }
 
   #dial(): void {
-    const { host, port, reconnect } = this.#options;
+    const { host, port, reconnect, dial = connect } = this.#options;
     this.#retry = undefined;
     this.note('dial');
     let reason: Error | undefined;
-    const socket = connect({ host, port });
+    const socket = dial({ host, port });
     this.#dialing = socket;
     const timer = setTimeout(() => {
       socket.destroy(new Error(`no connection within ${reconnect.connectTimeoutMs} ms`));

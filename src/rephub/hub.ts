@@ -33,9 +33,10 @@ export interface HubOptions {
   readonly tls?: HubTls | undefined;
   /** Milliseconds. */
   readonly pingIntervalMs?: number | undefined;
-  /** For tests: other times and sizes, and other places for images. */
+  /** For tests: other times and sizes, other places for images, another network than TCP. */
   readonly tuning?: Partial<HubTuning> | undefined;
   readonly images?: ImageOpener | undefined;
+  readonly createServer?: ((accept: (socket: Socket) => void) => Server) | undefined;
 }
 
 export interface Hub {
@@ -107,7 +108,8 @@ class RunningHub implements Hub, SessionHost {
     this.#listen = options.listen;
     this.#address = options.listen;
     this.#catalog = catalog;
-    this.#server = createServer((socket) => this.#accept(socket));
+    const listener = options.createServer ?? createServer;
+    this.#server = listener((socket) => this.#accept(socket));
     this.#server.maxConnections = MAX_SESSIONS;
     this.#gate =
       options.tls &&
