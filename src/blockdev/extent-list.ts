@@ -37,6 +37,18 @@ export class ExtentList {
     this.#at = until;
   }
 
+  /**
+   * Adds pieces as another device tells them.
+   * @returns false when it left the rest open: {@link giveUp} then, or ask again
+   */
+  addKnown(extents: readonly Extent[]): boolean {
+    for (const { offset, length, hole, zero, unknown } of extents) {
+      if (unknown) return false;
+      this.addUntil(offset + length, hole, zero);
+    }
+    return true;
+  }
+
   /** Whether the list covers its range. */
   get isWhole(): boolean {
     return this.#at >= this.#end;

@@ -16,6 +16,12 @@ import { PassThrough } from './pass-through.ts';
 /** Of the scratch, bytes: what guests mostly write at once, so that a write seldom has to read. */
 const BLOCK_BYTES = 4 * KiB;
 
+/** An overlay changed in more pieces than this is told as unknown from there on: an answer must have an end. */
+const MAX_EXTENTS = 16_384;
+
+/** How often one answer about extents asks the disk below, which holds the event loop while it looks. */
+const MAX_QUERIES = 128;
+
 export const cowFilter = defineFilter({
   name: 'cow',
   summary: 'Keeps changes in a scratch overlay and leaves the disk below untouched',
@@ -137,18 +143,10 @@ class CowDevice extends PassThrough {
     return offset < end ? this.below.cache(offset, end - offset) : undefined;
   }
 
-  override extents(offset: number, length: number): MaybePromise<Extent[]> {
+  override extents(offset: number, length: number, maxExtents = MAX_EXTENTS): MaybePromise<Extent[]> {
     const list = new ExtentList(offset, length);
-    const covered = this.#inRuns(offset, length, (state, from, to) => {
-      if (state !== BELOW) return list.addUntil(to, state === ZERO, state === ZERO);
-      const end = Math.min(to, this.below.sizeBytes);
-      const found = from < end ? this.below.extents(from, end - from) : [];
-      return andThen(found, (extents) => {
-        for (const one of extents) list.addUntil(one.offset + one.length, one.hole, one.zero);
-        list.addUntil(to, true, true);
-      });
-    });
-    return andThen(covered, () => list.finish());
+    const told = this.#tell(list, offset + length, Math.min(maxExtents, MAX_EXTENTS), MAX_QUERIES);
+    return andThen(told, () => list.giveUp());
   }
 
   /** The overlay grows; the disk below does not. */
@@ -163,6 +161,29 @@ class CowDevice extends PassThrough {
       await this.#scratch.discard();
     } finally {
       await super.close();
+    }
+  }
+
+  /** Goes on with the list until it is whole, long enough, or the disk below was asked `queries` times. */
+  #tell(list: ExtentList, end: number, most: number, queries: number): MaybePromise<void> {
+    let left = queries;
+    while (!list.isWhole && list.count <= most) {
+      const at = list.at;
+      const [state, to] = this.#runAt(at, end);
+      const bottom = Math.min(to, this.below.sizeBytes);
+      if (state !== BELOW || at >= bottom) {
+        list.addUntil(to, state !== SCRATCH, state !== SCRATCH);
+        continue;
+      }
+      if (left === 0) return;
+      left -= 1;
+      const found = this.below.extents(at, bottom - at, most);
+      if (found instanceof Promise) {
+        return found.then((extents) =>
+          list.addKnown(extents) ? this.#tell(list, end, most, left) : undefined,
+        );
+      }
+      if (!list.addKnown(found)) return;
     }
   }
 
@@ -205,14 +226,19 @@ class CowDevice extends PassThrough {
     use: (state: BlockState, from: number, to: number) => MaybePromise<void>,
   ): MaybePromise<void> {
     const end = offset + length;
-    const [, last] = this.#span(offset, length);
     for (let at = offset; at < end; ) {
-      const block = Math.floor(at / this.#blockBytes);
-      const to = Math.min(end, this.#blocks.runEnd(block, last) * this.#blockBytes);
-      const result = use(this.#blocks.get(block), at, to);
+      const [state, to] = this.#runAt(at, end);
+      const result = use(state, at, to);
       if (result instanceof Promise) return result.then(() => this.#inRuns(to, end - to, use));
       at = to;
     }
+  }
+
+  /** How the blocks from `at` on are, and where, up to `end`, that changes. Bytes. */
+  #runAt(at: number, end: number): readonly [BlockState, number] {
+    const block = Math.floor(at / this.#blockBytes);
+    const to = this.#blocks.runEnd(block, Math.ceil(end / this.#blockBytes)) * this.#blockBytes;
+    return [this.#blocks.get(block), Math.min(end, to)];
   }
 
   /** The blocks of a range, which begins on the border of one and ends on one, or at the end of the disk. */

@@ -112,7 +112,7 @@ class ProtectFilter extends PassThrough {
   /** What can't be read is told as data, whatever it is: a hole would be read as zeroes. */
   override extents(offset: number, length: number, maxExtents?: number): MaybePromise<Extent[]> {
     if (!this.#deniesReads || !this.#find(offset, length)) return super.extents(offset, length, maxExtents);
-    const below = super.extents(offset, length);
+    const below = super.extents(offset, length, maxExtents);
     const veil = (list: Extent[]): Extent[] => this.#veil(list, offset, length);
     return below instanceof Promise ? below.then(veil) : veil(below);
   }
@@ -120,6 +120,7 @@ class ProtectFilter extends PassThrough {
   #veil(extents: readonly Extent[], offset: number, length: number): Extent[] {
     const list = new ExtentList(offset, length);
     for (const extent of extents) {
+      if (extent.unknown) return list.giveUp();
       const end = extent.offset + extent.length;
       for (const span of this.#fenced) {
         if (span.end <= list.at || span.start >= end) continue;

@@ -1,6 +1,8 @@
 import fs from 'node:fs';
 import fc from 'fast-check';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import type { Extent } from '../../../src/blockdev/block-device.ts';
+import { ExtentList } from '../../../src/blockdev/extent-list.ts';
 import { BELOW, CowBlocks, SCRATCH, ZERO } from '../../../src/filter/cow-blocks.ts';
 import { DiskModel } from '../../support/disk-model.ts';
 import { filterChain, filtered } from '../../support/filter-chain.ts';
@@ -143,3 +145,43 @@ describe('the map of blocks', () => {
     fc.assert(property, { numRuns: 300 });
   });
 });
+
+it('tells the extents of a disk in shreds a part at a time', async () => {
+  const BLOCK = 4096;
+  const size = 1024 * BLOCK;
+  const spy = new RecorderDevice(new SparseDevice(size));
+  const disk = await filtered(spy, 'cow,memory');
+  for (let at = 0; at < size; at += 2 * BLOCK) await disk.write(at, Buffer.alloc(BLOCK, 1), false);
+  const queries = (): number => spy.lines().filter((line) => line.startsWith('extents')).length;
+  let answers = 0;
+  for (let at = 0; at < size; answers += 1) {
+    const before = queries();
+    const extents = await disk.extents(at, size - at);
+    expect(queries() - before).toBeLessThanOrEqual(128);
+    for (const { offset, length, hole, unknown } of extents) {
+      if (unknown) break;
+      expect([offset, length, hole]).toEqual([at, BLOCK, (at / BLOCK) % 2 === 1]);
+      at += length;
+    }
+  }
+  expect(answers).toBeGreaterThan(1);
+  const few = await disk.extents(0, size, 1);
+  expect(few.length).toBeLessThan(5);
+  expect(few.at(-1)).toMatchObject({ unknown: true });
+});
+
+it.each(['cow,memory', 'protect,range=0-512,deny=all'])(
+  '%s keeps open what the disk below left open',
+  async (spec) => {
+    class OpenEnded extends SparseDevice {
+      override extents(offset: number, length: number): Extent[] {
+        const list = new ExtentList(offset, length);
+        list.addUntil(offset + 4096, true, true);
+        return list.giveUp();
+      }
+    }
+    const disk = await filtered(new OpenEnded(65_536), spec);
+    const extents = await disk.extents(0, 65_536);
+    expect(extents.at(-1)).toMatchObject({ offset: 4096, length: 61_440, unknown: true });
+  },
+);
