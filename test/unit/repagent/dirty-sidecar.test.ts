@@ -64,7 +64,7 @@ describe('a dirty map in a file', () => {
   test('one whose process was killed is believed as it is', async () => {
     const { file, sidecar } = settledFile(100_000, [3, 70_000, 99_999]);
     await sidecar.adopt(77n, 5);
-    sidecar.recorded(12);
+    await sidecar.recorded(12);
     const again = open(new MemorySidecar(file.bytes), 100_000);
     expect([again.finding, again.isBelieved]).toEqual(['agent-crash', true]);
     expect(bitsOf(again)).toEqual([3, 70_000, 99_999]);

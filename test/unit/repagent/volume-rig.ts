@@ -53,7 +53,8 @@ export class VolumeRig {
       onRoom: () => this.stream.recover(),
       onFault: (error) => this.faults.push(error),
     });
-    this.volume.start(7n, extensions ? hubKey : undefined, resumeSequence);
+    // Without a pairing it is done at once.
+    void this.volume.start(7n, extensions ? hubKey : undefined, resumeSequence);
   }
 
   disconnect(): void {
