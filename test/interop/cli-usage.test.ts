@@ -22,7 +22,7 @@ describe('wrong use exits 2 with one line that says what is wrong and what is al
   test.each<[string[], RegExp]>([
     [
       [],
-      /a command is missing; commands: serve, hub, status, wait, verify, resize, pause, resume, readonly, adjust, filters, bench, demo/,
+      /a command is missing; commands: serve, hub, status, wait, verify, resize, resolve, pause, resume, readonly, adjust, filters, bench, demo/,
     ],
     [['serv'], /unknown command "serv" \(did you mean serve\?\)/],
     [['help', 'sevre'], /unknown command "sevre" \(did you mean serve\?\)/],
@@ -153,6 +153,7 @@ describe('help', () => {
       'wait',
       'verify',
       'resize',
+      'resolve',
       'pause',
       'resume',
       'readonly',
