@@ -29,13 +29,7 @@ export function encodeRequest(
   offset: number,
   length: number,
 ): void {
-  target.writeUInt32BE(NBD_REQUEST_MAGIC, at);
-  target.writeUInt16BE(flags, at + 4);
-  target.writeUInt16BE(command, at + 6);
-  target.writeUInt32BE(cookieHigh, at + 8);
-  target.writeUInt32BE(cookieLow, at + 12);
-  target.writeUInt32BE(Math.floor(offset / TWO_POW_32), at + 16);
-  target.writeUInt32BE(offset % TWO_POW_32, at + 20);
+  encodeHead(target, at, NBD_REQUEST_MAGIC, flags, command, cookieHigh, cookieLow, offset);
   target.writeUInt32BE(length, at + 24);
 }
 
@@ -53,15 +47,30 @@ export function encodeExtendedRequest(
   offset: number,
   length: number,
 ): void {
-  target.writeUInt32BE(NBD_EXTENDED_REQUEST_MAGIC, at);
-  target.writeUInt16BE(command === NBD_CMD.WRITE ? flags | NBD_CMD_FLAG_PAYLOAD_LEN : flags, at + 4);
+  const allFlags = command === NBD_CMD.WRITE ? flags | NBD_CMD_FLAG_PAYLOAD_LEN : flags;
+  encodeHead(target, at, NBD_EXTENDED_REQUEST_MAGIC, allFlags, command, cookieHigh, cookieLow, offset);
+  target.writeUInt32BE(Math.floor(length / TWO_POW_32), at + 24);
+  target.writeUInt32BE(length % TWO_POW_32, at + 28);
+}
+
+/** What comes before the length. */
+function encodeHead(
+  target: Buffer,
+  at: number,
+  magic: number,
+  flags: number,
+  command: number,
+  cookieHigh: number,
+  cookieLow: number,
+  offset: number,
+): void {
+  target.writeUInt32BE(magic, at);
+  target.writeUInt16BE(flags, at + 4);
   target.writeUInt16BE(command, at + 6);
   target.writeUInt32BE(cookieHigh, at + 8);
   target.writeUInt32BE(cookieLow, at + 12);
   target.writeUInt32BE(Math.floor(offset / TWO_POW_32), at + 16);
   target.writeUInt32BE(offset % TWO_POW_32, at + 20);
-  target.writeUInt32BE(Math.floor(length / TWO_POW_32), at + 24);
-  target.writeUInt32BE(length % TWO_POW_32, at + 28);
 }
 
 /** The request that ends the transmission phase; it has no reply. */

@@ -1,8 +1,8 @@
 // The data of LIST_META_CONTEXT and SET_META_CONTEXT: what a client asks for, and which contexts of an export that
 // means. A context's id is its place in the export's list.
 import { isUtf8 } from 'node:buffer';
-import { NBD_MAX_STRING_BYTES, NBD_REP, NBD_REP_ERR } from './constants.ts';
-import { encodeOptionReply, type OptionError, parseName } from './server-options.ts';
+import { NBD_MAX_STRING_BYTES, NBD_REP } from './constants.ts';
+import { encodeOptionReply, invalid, type OptionError, parseLeadingName } from './server-options.ts';
 import { metaContextStruct } from './structured-layouts.ts';
 
 export interface ContextRequest {
@@ -13,14 +13,10 @@ export interface ContextRequest {
 
 /** Decodes the option data: a name with its length, a count, and that many queries with theirs, and nothing more. */
 export function parseContextRequest(data: Buffer): ContextRequest | OptionError {
-  if (data.length < 8) return invalid(`option data of ${data.length} bytes; at least 8 are needed`);
-  const nameBytes = data.readUInt32BE(0);
-  if (nameBytes > data.length - 8) {
-    return invalid(`a name of ${nameBytes} bytes does not fit in ${data.length} bytes of option data`);
-  }
-  const name = parseName(data.subarray(4, 4 + nameBytes));
-  if (typeof name !== 'string') return name;
-  let at = 4 + nameBytes;
+  const leading = parseLeadingName(data, 4);
+  if ('error' in leading) return leading;
+  const { name } = leading;
+  let at = leading.end;
   const count = data.readUInt32BE(at);
   at += 4;
   if (count > (data.length - at) / 4) return invalid(`${count} queries do not fit in the option data`);
@@ -71,8 +67,4 @@ export function encodeMetaContext(option: number, contextId: number, name: strin
     metaContextStruct.encode({ contextId }),
     Buffer.from(name),
   );
-}
-
-function invalid(message: string): OptionError {
-  return { error: NBD_REP_ERR.INVALID, message };
 }

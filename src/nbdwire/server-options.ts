@@ -40,14 +40,9 @@ export interface OptionError {
 
 /** Decodes the data of INFO or GO: name length, name, count, that many 16-bit requests, and nothing more. */
 export function parseInfoRequest(data: Buffer): InfoRequest | OptionError {
-  if (data.length < 6) return invalid(`option data of ${data.length} bytes; at least 6 are needed`);
-  const nameBytes = data.readUInt32BE(0);
-  if (nameBytes > data.length - 6) {
-    return invalid(`a name of ${nameBytes} bytes does not fit in ${data.length} bytes of option data`);
-  }
-  const name = parseName(data.subarray(4, 4 + nameBytes));
-  if (typeof name !== 'string') return name;
-  const countAt = 4 + nameBytes;
+  const leading = parseLeadingName(data, 2);
+  if ('error' in leading) return leading;
+  const { name, end: countAt } = leading;
   const count = data.readUInt16BE(countAt);
   if (countAt + 2 + count * 2 !== data.length) {
     return invalid(`${count} information requests do not fill ${data.length} bytes of option data`);
@@ -55,6 +50,28 @@ export function parseInfoRequest(data: Buffer): InfoRequest | OptionError {
   const wanted = new Set<number>();
   for (let i = 0; i < count; i += 1) wanted.add(data.readUInt16BE(countAt + 2 + i * 2));
   return { name, wanted };
+}
+
+/**
+ * Decodes the export name that option data begins with, its length before it.
+ * @param restBytes what has to follow it at least
+ * @returns the name, and where in the data it ends
+ */
+export function parseLeadingName(
+  data: Buffer,
+  restBytes: number,
+): { name: string; end: number } | OptionError {
+  const besides = 4 + restBytes;
+  if (data.length < besides) {
+    return invalid(`option data of ${data.length} bytes; at least ${besides} are needed`);
+  }
+  const nameBytes = data.readUInt32BE(0);
+  if (nameBytes > data.length - besides) {
+    return invalid(`a name of ${nameBytes} bytes does not fit in ${data.length} bytes of option data`);
+  }
+  const end = 4 + nameBytes;
+  const name = parseName(data.subarray(4, end));
+  return typeof name === 'string' ? { name, end } : name;
 }
 
 /** Decodes an export name: a string as the spec defines it. */
@@ -67,7 +84,8 @@ export function parseName(bytes: Buffer): string | OptionError {
   return bytes.toString('utf8');
 }
 
-function invalid(message: string): OptionError {
+/** NBD_REP_ERR_INVALID with its reason. */
+export function invalid(message: string): OptionError {
   return { error: NBD_REP_ERR.INVALID, message };
 }
 

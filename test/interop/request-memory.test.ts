@@ -5,7 +5,8 @@ import { truncateSync, writeFileSync } from 'node:fs';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import { expect, it } from 'vitest';
-import { type BatchKind, connectBatches } from '../support/request-batches.ts';
+import { RawNbdClient } from '../support/raw-nbd-client.ts';
+import { type BatchKind, runBatches } from '../support/request-batches.ts';
 import { tempDir } from '../support/temp-dir.ts';
 
 const HEAP_SERVER = fileURLToPath(new URL('../support/heap-server.mjs', import.meta.url));
@@ -31,14 +32,14 @@ it.each<[BatchKind, number, number]>([
       child.stdin.write(`${what}\n`);
       return JSON.parse(await next()) as { usedBytes: number; collections: number };
     };
-    const client = await connectBatches(Number(await next()));
+    const client = await RawNbdClient.open({ host: '127.0.0.1', port: Number(await next()) }, 'disk');
     const requests = depth === 1 ? REQUESTS / 5 : REQUESTS;
-    await client.run(kind, depth, Math.ceil(requests / depth / 4)); // code is compiled, pools are filled
+    await runBatches(client, kind, depth, Math.ceil(requests / depth / 4)); // code is compiled, pools are filled
     const before = await ask('gc');
-    await client.run(kind, depth, Math.ceil(requests / depth));
+    await runBatches(client, kind, depth, Math.ceil(requests / depth));
     const after = await ask('look');
     const kept = await ask('gc');
-    client.close();
+    await client.destroy();
     expect(after.collections, 'a collection would hide what was allocated').toBe(before.collections);
     const perRequest = (after.usedBytes - before.usedBytes) / requests;
     expect(perRequest).toBeLessThan(maxBytesPerRequest);
