@@ -5,9 +5,9 @@ import fs from 'node:fs';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { silentLogger } from '../../src/base/log.ts';
 import { openNbdDevice } from '../../src/blockdev/nbd-client/index.ts';
-import { type CliProcess, runCli, startHub, startServe } from '../support/cli.ts';
+import { CLI_PATH, type CliProcess, runCli, startHub, startServe } from '../support/cli.ts';
 import { startPeer } from '../support/peers.ts';
-import { readStatus } from '../support/rig.ts';
+import { readStatus, waitProtected } from '../support/rig.ts';
 import { type TempDir, tempDir } from '../support/temp-dir.ts';
 import { waitUntil } from '../support/wait-until.ts';
 
@@ -90,8 +90,7 @@ describe('a paused disk', () => {
         hasEnded = true;
         return exit;
       });
-      const waited = await runCli(['wait', '--timeout', '60', '--control', serve.control]);
-      expect([waited.code, waited.stderr]).toEqual([0, '']);
+      await waitProtected(serve, 60);
       fs.copyFileSync(path, dir.file('snapshot.img'));
       expect([digest(path), digest(dir.file('snapshot.img'))]).toEqual([first, first]);
       expect([load.answered(), hasEnded]).toEqual([before, false]);
@@ -122,13 +121,7 @@ describe('a paused disk', () => {
     const serve = await agent('--filter', 'delay,write=4s');
     const device = await openNbdDevice(`nbd://127.0.0.1:${serve.port}/a`, { logger: silentLogger });
     const write = device.write(0, Buffer.alloc(4096, 1), false);
-    const script = startPeer(process.execPath, [
-      'dist/cli/main.js',
-      'pause',
-      'a',
-      '--control',
-      serve.control,
-    ]);
+    const script = startPeer(process.execPath, [CLI_PATH, 'pause', 'a', '--control', serve.control]);
     undo.push(async () => script.kill());
     await waitUntil(async () => (await readStatus(serve)).volumes[0]?.paused, { what: 'the pause to begin' });
     await script.kill();

@@ -7,12 +7,13 @@ import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { silentLogger } from '../../src/base/log.ts';
 import type { BlockDevice } from '../../src/blockdev/block-device.ts';
 import { openNbdDevice } from '../../src/blockdev/nbd-client/index.ts';
-import type { ProcessStatus, VolumeStatus } from '../../src/control/status.ts';
+import type { VolumeStatus } from '../../src/control/status.ts';
 import * as encode from '../../src/repwire/encode.ts';
 import { type CliProcess, runCli, startHub, startServe } from '../support/cli.ts';
 import { CutProxy } from '../support/cut-proxy.ts';
 import { FakeAgent } from '../support/fake-agent.ts';
 import { FakeHub } from '../support/fake-hub.ts';
+import { readStatus, waitProtected } from '../support/rig.ts';
 import { type TempDir, tempDir } from '../support/temp-dir.ts';
 import { waitUntil } from '../support/wait-until.ts';
 
@@ -62,14 +63,8 @@ async function agent(hubPort: number, args: readonly string[]): Promise<CliProce
 const pairA = (): string => `a=${dir.file('a.replica')}`;
 const diskA = (): string => `a=${dir.file('a.img')}`;
 
-async function waitProtected(one: CliProcess): Promise<void> {
-  const { code, stderr } = await runCli(['wait', '--timeout', '40', '--control', one.control]);
-  expect([code, stderr]).toEqual([0, '']);
-}
-
 async function volumesOf(one: CliProcess): Promise<readonly VolumeStatus[]> {
-  const { stdout } = await runCli(['status', '--json', '--control', one.control]);
-  return (JSON.parse(stdout) as ProcessStatus).volumes;
+  return (await readStatus(one)).volumes;
 }
 
 async function untilVolume(

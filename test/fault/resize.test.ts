@@ -6,8 +6,8 @@ import fs from 'node:fs';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { silentLogger } from '../../src/base/log.ts';
 import { openNbdDevice } from '../../src/blockdev/nbd-client/index.ts';
-import { fetchStats } from '../../src/control/client.ts';
 import { type CliProcess, runCli, startHub, startServe } from '../support/cli.ts';
+import { remoteReadBytes, waitProtected } from '../support/rig.ts';
 import { type TempDir, tempDir } from '../support/temp-dir.ts';
 
 const MIB = 2 ** 20;
@@ -47,18 +47,6 @@ async function resize(one: CliProcess, size: string): Promise<string> {
   const { code, stdout, stderr } = await runCli(['resize', 'a', size, '--control', one.control]);
   expect([code, stderr]).toEqual([0, '']);
   return stdout;
-}
-
-async function waitProtected(one: CliProcess): Promise<void> {
-  const { code, stderr } = await runCli(['wait', '--timeout', '40', '--control', one.control]);
-  expect([code, stderr]).toEqual([0, '']);
-}
-
-async function remoteReadBytes(one: CliProcess): Promise<number> {
-  const stats = (await fetchStats({ kind: 'unix', path: one.control.slice('unix:'.length) })) as {
-    agent: { remoteReadBytes: number };
-  };
-  return stats.agent.remoteReadBytes;
 }
 
 describe('a disk that grows', () => {

@@ -3,13 +3,13 @@
 import { spawnSync } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import fs from 'node:fs';
-import http from 'node:http';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { silentLogger } from '../../src/base/log.ts';
 import type { BlockDevice } from '../../src/blockdev/block-device.ts';
 import { openNbdDevice } from '../../src/blockdev/nbd-client/index.ts';
-import type { ProcessStatus, VolumeStatus } from '../../src/control/status.ts';
+import type { VolumeStatus } from '../../src/control/status.ts';
 import { type CliProcess, runCli, startHub, startServe } from '../support/cli.ts';
+import { readStatus, remoteReadBytes, waitProtected } from '../support/rig.ts';
 import { type TempDir, tempDir } from '../support/temp-dir.ts';
 import { waitUntil } from '../support/wait-until.ts';
 
@@ -66,10 +66,8 @@ class Pair {
   }
 
   async protected(): Promise<VolumeStatus> {
-    const { code, stderr } = await runCli(['wait', '--timeout', '40', '--control', this.hub.control]);
-    expect([code, stderr]).toEqual([0, '']);
-    const waited = await runCli(['wait', '--timeout', '40', '--control', this.agent.control]);
-    expect([waited.code, waited.stderr]).toEqual([0, '']);
+    await waitProtected(this.hub);
+    await waitProtected(this.agent);
     return (await volumeOf(this.hub))!;
   }
 
@@ -84,8 +82,7 @@ class Pair {
 }
 
 async function volumeOf(one: CliProcess): Promise<VolumeStatus | undefined> {
-  const { stdout } = await runCli(['status', '--json', '--control', one.control]);
-  return (JSON.parse(stdout) as ProcessStatus).volumes[0];
+  return (await readStatus(one)).volumes[0];
 }
 
 /** Writes one block into each of `count` chunks. */
@@ -140,32 +137,13 @@ describe('only what changed is read again', () => {
   });
 });
 
-/** Bytes that this life of the agent was asked to send beside its stream. */
-function movedBytes(agent: CliProcess): Promise<number> {
-  return new Promise((resolve, reject) => {
-    http
-      .get({ socketPath: agent.control.replace(/^unix:/, ''), path: '/stats' }, (response) => {
-        let text = '';
-        response.on('data', (piece: Buffer) => {
-          text += piece.toString();
-        });
-        response.on('end', () => {
-          const found = /"remoteReadBytes":(\d+)/.exec(text);
-          if (found) resolve(Number(found[1]));
-          else reject(new Error(text));
-        });
-      })
-      .on('error', reject);
-  });
-}
-
 describe('where it is not known what differs, digests tell, and only that is moved', () => {
   test('after the map of the agent was lost', async () => {
     const pair = new Pair(true);
     await pair.startHub();
     await pair.startAgent();
     await pair.protected();
-    expect(await movedBytes(pair.agent)).toBe(SIZE);
+    expect(await remoteReadBytes(pair.agent)).toBe(SIZE);
     await pair.hub.kill();
     const guest = await pair.guest();
     await write(guest, 100, 9);
@@ -175,7 +153,7 @@ describe('where it is not known what differs, digests tell, and only that is mov
     await pair.startHub();
     await pair.startAgent();
     await pair.protected();
-    const moved = await movedBytes(pair.agent);
+    const moved = await remoteReadBytes(pair.agent);
     process.stdout.write(`  moved ${moved / KIB} KiB of ${SIZE / KIB} for 9 changed chunks\n`);
     // Neighbours are compared by 256 KiB and read as a whole.
     expect(moved).toBeGreaterThanOrEqual(9 * CHUNK);
@@ -189,7 +167,7 @@ describe('where it is not known what differs, digests tell, and only that is mov
     await pair.startAgent();
     const partly = await waitUntil(
       async () => {
-        const moved = await movedBytes(pair.agent);
+        const moved = await remoteReadBytes(pair.agent);
         return moved > SIZE / 4 ? moved : undefined;
       },
       { what: 'a part of the initial sync', timeoutMs: 20_000, intervalMs: 1 },
@@ -199,7 +177,7 @@ describe('where it is not known what differs, digests tell, and only that is mov
     await pair.startHub();
     await pair.startAgent();
     await pair.protected();
-    const moved = await movedBytes(pair.agent);
+    const moved = await remoteReadBytes(pair.agent);
     process.stdout.write(`  moved ${moved / KIB} KiB after ${partly / KIB} KiB of ${SIZE / KIB}\n`);
     // What was on its way when both ended was not stored.
     expect(moved).toBeLessThanOrEqual(SIZE - partly + 16 * MIB);

@@ -4,10 +4,9 @@ import { readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { GiB, MiB } from '../../src/base/limits.ts';
-import { fetchStats } from '../../src/control/client.ts';
 import { type CliProcess, startServe } from '../support/cli.ts';
 import { runPeer, runPeerOk } from '../support/peers.ts';
-import { makeFolder, makeImage, startRig } from '../support/rig.ts';
+import { makeFolder, makeImage, readStats, startRig } from '../support/rig.ts';
 import { waitUntil } from '../support/wait-until.ts';
 
 const SIZE = 5 * GiB;
@@ -116,8 +115,7 @@ describe('nbdinfo', () => {
 
 describe('copies', () => {
   async function bytesRead(): Promise<number> {
-    const control = { kind: 'unix', path: serve.control.slice('unix:'.length) } as const;
-    const stats = (await fetchStats(control)) as {
+    const stats = (await readStats(serve)) as {
       filters: Record<string, { stats: { read?: { bytes: number } } }>;
     };
     return stats.filters.sparse?.stats.read?.bytes ?? 0;

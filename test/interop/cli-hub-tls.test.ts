@@ -3,6 +3,7 @@
 import { copyFileSync, readFileSync, renameSync, truncateSync, writeFileSync } from 'node:fs';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { runCli, startHub, startServe } from '../support/cli.ts';
+import { waitProtected } from '../support/rig.ts';
 import { type TempDir, tempDir } from '../support/temp-dir.ts';
 import { TestCa } from '../support/tls-files.ts';
 import { waitUntil } from '../support/wait-until.ts';
@@ -31,8 +32,7 @@ test('a volume is replicated over TLS, and SIGHUP takes new files without a brok
   await using hub = await startHub([...hubArgs('replica'), '--tls-dir', dir.file('hub')]);
   const agentArgs = ['--hub', `127.0.0.1:${hub.port}`, '--hub-tls-dir', dir.file('vm1'), '--vm-name', 'vm1'];
   const agent = await startServe([`disk=${dir.file('disk.img')}`, ...agentArgs]);
-  const wait = await runCli(['wait', '--timeout', '30', '--control', agent.control]);
-  expect([wait.code, wait.stderr]).toEqual([0, '']);
+  await waitProtected(agent, 30);
   expect(hub.logs()).toContain('"certificate":"vm1"');
 
   // A file that is damaged leaves the old ones in force.

@@ -7,11 +7,11 @@ import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { silentLogger } from '../../src/base/log.ts';
 import { openNbdDevice } from '../../src/blockdev/nbd-client/index.ts';
-import type { ProcessStatus } from '../../src/control/status.ts';
 import * as encode from '../../src/repwire/encode.ts';
 import { FrameParser } from '../../src/repwire/frame-parser.ts';
-import { type CliProcess, runCli, startHub, startServe } from '../support/cli.ts';
+import { type CliProcess, startHub, startServe } from '../support/cli.ts';
 import { startPeer } from '../support/peers.ts';
+import { readStatus } from '../support/rig.ts';
 import { type TempDir, tempDir } from '../support/temp-dir.ts';
 import { waitUntil } from '../support/wait-until.ts';
 
@@ -132,8 +132,7 @@ describe('frames', () => {
 });
 
 async function stateOf(one: CliProcess): Promise<string | undefined> {
-  const { stdout } = await runCli(['status', '--json', '--control', one.control]);
-  return (JSON.parse(stdout) as ProcessStatus).volumes[0]?.state;
+  return (await readStatus(one)).volumes[0]?.state;
 }
 
 describe('a hub in C that knows the proposal alone', () => {

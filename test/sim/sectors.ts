@@ -30,10 +30,3 @@ export function sectorTag(data: Buffer, at: number): number {
   const repeats = data.compare(data, at + 8, at + SECTOR, at, at + SECTOR - 8) === 0;
   return repeats && data.readUInt32LE(at + 4) === 0xa5a5_a5a5 ? tag : TORN;
 }
-
-/** The sectors of a whole buffer. */
-export function tagsOf(data: Buffer): Int32Array {
-  const tags = new Int32Array(data.length / SECTOR);
-  for (let i = 0; i < tags.length; i += 1) tags[i] = sectorTag(data, i * SECTOR);
-  return tags;
-}

@@ -4,7 +4,10 @@ import { randomFillSync } from 'node:crypto';
 import { closeSync, ftruncateSync, mkdtempSync, openSync, rmSync, writeSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { expect } from 'vitest';
 import { MiB } from '../../src/base/limits.ts';
+import { parseControl } from '../../src/cli/parse-address.ts';
+import { fetchStats } from '../../src/control/client.ts';
 import type { ProcessStatus } from '../../src/control/status.ts';
 import { type CliProcess, runCli, startHub, startServe } from './cli.ts';
 import { runPeerOk } from './peers.ts';
@@ -186,6 +189,26 @@ export async function readStatus(process: CliProcess): Promise<ProcessStatus> {
   const result = await runCli(['status', '--json', '--control', process.control]);
   if (result.code !== 0) throw new Error(`repagent status: ${result.stdout}${result.stderr}`);
   return JSON.parse(result.stdout) as ProcessStatus;
+}
+
+/** What a process tells at `/stats`. */
+export function readStats(process: CliProcess): Promise<unknown> {
+  return fetchStats(parseControl(process.control));
+}
+
+/** Bytes that the agent's hub had read from its disks since the agent began. */
+export async function remoteReadBytes(agent: CliProcess): Promise<number> {
+  const stats = (await readStats(agent)) as { agent: { remoteReadBytes: number } };
+  return stats.agent.remoteReadBytes;
+}
+
+/** Waits until all volumes of a process are protected, as a script does, which hears nothing but that. */
+export async function waitProtected(process: CliProcess, timeoutS = 40): Promise<void> {
+  const { code, stderr } = await runCli([
+    ...['wait', '--timeout', String(timeoutS)],
+    ...['--control', process.control],
+  ]);
+  expect([code, stderr]).toEqual([0, '']);
 }
 
 /** Whether the hub has everything, durably. */

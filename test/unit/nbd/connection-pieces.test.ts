@@ -6,6 +6,7 @@ import { KiB, MiB } from '../../../src/base/limits.ts';
 import { MAX_REQUESTS_PER_PASS } from '../../../src/nbd/limits.ts';
 import { NBD_CMD } from '../../../src/nbdwire/constants.ts';
 import { openOnFakeEngine as open } from '../../support/fake-engine.ts';
+import { byteByByte, cutAt, type PlayedSession, playSession } from '../../support/play-session.ts';
 import { clientFlagsBytes, infoData, optionBytes, requestBytes } from '../../support/raw-nbd-client.ts';
 import { JumbleDevice, RecorderDevice, SparseDevice, settled } from '../../support/test-devices.ts';
 import { waitUntil } from '../../support/wait-until.ts';
@@ -14,35 +15,9 @@ const { READ, WRITE, DISC, FLUSH, TRIM, CACHE, WRITE_ZEROES } = NBD_CMD;
 const SIZE = 4 * MiB;
 const HELLO = Buffer.concat([clientFlagsBytes(), optionBytes(3), optionBytes(7, infoData('disk', [1, 3]))]);
 
-/** Plays `pieces` over a fresh disk. @returns everything that can be seen of it */
-async function play(pieces: readonly Buffer[]): Promise<{ output: string; calls: string[]; ended: boolean }> {
-  const device = new RecorderDevice(new SparseDevice(SIZE));
-  const { engine, connection } = open(device);
-  for (let piece of pieces) {
-    while (piece.length > 0 && !engine.isClosed) {
-      const left = engine.arrive(piece);
-      engine.take();
-      piece = left === 0 ? Buffer.alloc(0) : piece.subarray(piece.length - left);
-      if (left > 0) await settled();
-    }
-  }
-  await settled();
-  engine.take();
-  const ended = engine.hasEnded;
-  connection.destroy();
-  await settled();
-  return { output: engine.output().toString('latin1'), calls: device.lines(), ended };
-}
-
-function cut(bytes: Buffer, at: readonly number[]): Buffer[] {
-  const ends = [...new Set(at.map((n) => n % (bytes.length + 1)))].sort((a, b) => a - b);
-  let start = 0;
-  return [...ends, bytes.length].map((end) => {
-    const piece = bytes.subarray(start, end);
-    start = end;
-    return piece;
-  });
-}
+/** Plays `pieces` over a fresh disk. */
+const play = (pieces: Iterable<Buffer>): Promise<PlayedSession> =>
+  playSession(pieces, new SparseDevice(SIZE));
 
 const offset = fc.oneof(fc.nat(SIZE), fc.constantFrom(0, SIZE - 512, SIZE, 2 ** 40));
 const flags = fc.constantFrom(0, 0, 0, 1, 2, 4, 16);
@@ -72,7 +47,7 @@ describe('a session in pieces', () => {
   it('is answered as the whole one is', async () => {
     await fc.assert(
       fc.asyncProperty(session, fc.array(fc.nat(2 * MiB), { maxLength: 12 }), async (bytes, cuts) => {
-        expect(await play(cut(bytes, cuts))).toEqual(await play([bytes]));
+        expect(await play(cutAt(bytes, cuts))).toEqual(await play([bytes]));
       }),
       { numRuns: 150 },
     );
@@ -87,11 +62,10 @@ describe('a session in pieces', () => {
       requestBytes({ type: DISC }),
     ];
     const bytes = Buffer.concat([HELLO, ...requests]);
-    const single = Array.from(bytes, (_byte, i) => bytes.subarray(i, i + 1));
     const whole = await play([bytes]);
     expect(whole.ended).toBe(true);
     expect(whole.calls).toEqual(['write 5+700', 'read 0+900', 'trim 0+100']);
-    expect(await play(single)).toEqual(whole);
+    expect(await play(byteByByte(bytes))).toEqual(whole);
   });
 
   it('answers a burst that arrives at once in one send', async () => {

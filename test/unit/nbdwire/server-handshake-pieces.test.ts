@@ -6,6 +6,7 @@ import { MiB } from '../../../src/base/limits.ts';
 import type { ExportInfo } from '../../../src/nbdwire/server-exports.ts';
 import { MAX_OPTION_BYTES } from '../../../src/nbdwire/server-handshake.ts';
 import { directory, Talk } from '../../support/handshake-talk.ts';
+import { cutAt } from '../../support/play-session.ts';
 import { clientFlagsBytes, infoData, optionBytes } from '../../support/raw-nbd-client.ts';
 
 const DISK: ExportInfo = {
@@ -35,16 +36,6 @@ function converse(pieces: readonly Buffer[]): Result {
   };
 }
 
-function cut(bytes: Buffer, at: readonly number[]): Buffer[] {
-  const ends = [...new Set(at.map((n) => n % (bytes.length + 1)))].sort((a, b) => a - b);
-  let start = 0;
-  return [...ends, bytes.length].map((end) => {
-    const piece = bytes.subarray(start, end);
-    start = end;
-    return piece;
-  });
-}
-
 const name = fc.constantFrom('disk', '', 'nope', 'x'.repeat(5000));
 const option = fc.oneof(
   fc
@@ -66,7 +57,7 @@ describe('a conversation in pieces', () => {
   it('is answered as the whole one is', () => {
     fc.assert(
       fc.property(conversation, fc.array(fc.nat(100_000), { maxLength: 8 }), (bytes, cuts) => {
-        expect(converse(cut(bytes, cuts))).toEqual(converse([bytes]));
+        expect(converse(cutAt(bytes, cuts))).toEqual(converse([bytes]));
       }),
       { numRuns: 300 },
     );
