@@ -42,8 +42,6 @@ const REQUEST_MAGIC = 0x25609513;
 const EXTENDED_REQUEST_MAGIC = 0x21e41c71;
 const MAX_PAYLOAD_BYTES = 64n * 1024n * 1024n;
 const MAX_SKIPPED_PAYLOAD_BYTES = 256n * 1024n * 1024n;
-/** Of a command that takes none. */
-const MAX_STRANGE_PAYLOAD_BYTES = 64n * 1024n * 1024n;
 const { OK, EPERM, EINVAL, ENOSPC, EOVERFLOW, ENOTSUP } = NBD_ERROR;
 
 /** Reads all requests that are there whole. @returns why the connection has to end after them, or undefined */
@@ -64,7 +62,8 @@ export function readRequests(client: Buffer, terms: Terms, into: AskedRequest[])
     const request = { type, flags, cookie, offset, length };
     const allowed = deservedErrors(request, terms);
     const payload = payloadLength(request, terms);
-    const most = type === NBD_CMD.WRITE ? MAX_SKIPPED_PAYLOAD_BYTES : MAX_STRANGE_PAYLOAD_BYTES;
+    // Extended headers ask for no patience with a payload that is larger than allowed; without them it is read away.
+    const most = terms.extended ? MAX_PAYLOAD_BYTES : MAX_SKIPPED_PAYLOAD_BYTES;
     if (payload > most) return 'payload too long';
     const data = client.subarray(at, at + Number(payload));
     if (data.length < payload) return undefined;
