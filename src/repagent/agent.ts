@@ -15,7 +15,6 @@ import type { VerifyProgress, VerifyResult, VolumeStatus } from '../control/stat
 import { FEATURE_PAIRING } from '../repwire/constants.ts';
 import { AGENT_ID_BYTES } from './agent-id.ts';
 import type { DirtyRun } from './dirty-map.ts';
-import type { ImageMark } from './dirty-sidecar.ts';
 import { DEFAULT_RECONNECT, type Dial, HubLink, type HubTls, type ReconnectOptions } from './hub-link.ts';
 import { HubSession } from './hub-session.ts';
 import type { LinkState } from './link-states.ts';
@@ -23,6 +22,7 @@ import { MirrorFilter } from './mirror-filter.ts';
 import { MirrorStream } from './mirror-stream.ts';
 import { ProtectedVolume, type VolumeMemory } from './protected-volume.ts';
 import type { RemoteIoStats } from './remote-io.ts';
+import type { ImageMark } from './sidecar-finding.ts';
 import type { AgentState } from './state-dir.ts';
 import { volumeStatus } from './volume-status.ts';
 
@@ -39,7 +39,7 @@ export interface AgentOptions {
   /** 16 bytes, see agent-id.ts. */
   readonly agentId: Buffer;
   /** Keeps dirty maps beyond the end of the process; without it each start begins from nothing. */
-  readonly state?: Pick<AgentState, 'openMap' | 'isExact'> | undefined;
+  readonly state?: Pick<AgentState, 'openMap'> | undefined;
   /** Bytes of mirrored changes that may wait for the hub before the dirty map takes over. */
   readonly queueBytes?: number | undefined;
   readonly pingIntervalMs?: number | undefined;
@@ -256,7 +256,7 @@ export class Agent {
         this.#volumes.get(volumeName)?.health.fail(text);
       },
     });
-    return { sidecar, image, isExact: state.isExact };
+    return { sidecar, image };
   }
 
   #check(name: string, below: BlockDevice): void {

@@ -1,14 +1,19 @@
 // A dirty map's shadow in a file: every bit that is set in memory is set there before the data is written, so that the
 // end of the process at any moment loses none. Bits are taken away late, by someone who knows that the hub's own
-// record covers them. What the file said when it was opened is believed only when it can be.
-import { createHash } from 'node:crypto';
+// record covers them. What the file said when it was opened is judged in sidecar-finding.ts.
 import { crc32 } from 'node:zlib';
 import { Bitmap, PAGE_BITS, PAGE_BYTES } from '../base/bitmap.ts';
 import { errorMessage } from '../base/errors.ts';
-import { MiB } from '../base/limits.ts';
 import type { Logger } from '../base/log.ts';
 import type { ClaimFinding } from '../repwire/constants.ts';
-import type { SidecarFile } from './sidecar-file.ts';
+import { LOAD_BYTES, type SidecarFile } from './sidecar-file.ts';
+import {
+  examineSidecar,
+  type ImageMark,
+  isBelievable,
+  type SidecarSituation,
+  volumeMark,
+} from './sidecar-finding.ts';
 import {
   BITS_OFFSET,
   encodeHead,
@@ -18,36 +23,9 @@ import {
   type SidecarHead,
 } from './sidecar-head.ts';
 
-/** How much younger than the last sign of life of its agent an image may be, ms: signs come every few seconds. */
-const SIGN_OF_LIFE_SLACK_MS = 30_000;
-
-const LOAD_BYTES = MiB;
 const FULL = Buffer.alloc(LOAD_BYTES, 0xff);
 
-/**
- * What may be found in the file that is to be believed: it was closed in order; the agent ended without closing it but
- * the machine did not, so that what reached the kernel is there; every bit was durable before its data.
- */
-const BELIEVED: ReadonlySet<ClaimFinding> = new Set(['clean', 'agent-crash', 'exact']);
-
-/** The protected image as it is now. */
-export interface ImageMark {
-  /** Differs when the image is another, or was changed since. */
-  readonly mark: Buffer;
-  /** When it was last changed, Unix milliseconds. */
-  readonly changedAtMs: number;
-}
-
-export interface SidecarOptions {
-  readonly file: SidecarFile;
-  readonly agentId: Buffer;
-  readonly volumeName: string;
-  readonly sizeBytes: number;
-  readonly granularityBytes: number;
-  /** 16 bytes that differ after every start of the machine. */
-  readonly bootId: Buffer;
-  /** Undefined when that can't be told. */
-  readonly image: ImageMark | undefined;
+export interface SidecarOptions extends SidecarSituation {
   /** Makes each new bit durable before its data is written. */
   readonly exact: boolean;
   readonly logger: Logger;
@@ -86,7 +64,7 @@ export class DirtySidecar {
     this.granularityBytes = granularityBytes;
     this.bits = new Bitmap(Math.ceil(sizeBytes / granularityBytes));
     const old = file.existed ? newestHead(file.read(0, BITS_OFFSET)) : undefined;
-    this.finding = this.#judge(old);
+    this.finding = examineSidecar(old, this.bits, options);
     this.#head = this.#firstHead(old);
     file.extend(BITS_OFFSET + Math.ceil(this.bits.sizeBits / PAGE_BITS) * PAGE_BYTES);
     // The bits before the head that vouches for them, and before those the word that they mean nothing meanwhile.
@@ -101,7 +79,7 @@ export class DirtySidecar {
 
   /** Whether the bits are all that the replica named by `pairing` may lack. */
   get isBelieved(): boolean {
-    return BELIEVED.has(this.finding);
+    return isBelievable(this.finding);
   }
 
   get isBroken(): boolean {
@@ -181,6 +159,11 @@ export class DirtySidecar {
     return false;
   }
 
+  /** Whether every bit is durable before its data. */
+  get isExact(): boolean {
+    return this.#options.exact;
+  }
+
   /** Exact: what has to be waited for before the data of a change that was marked may be written. */
   durable(): Promise<void> | undefined {
     if (!this.#unsynced && !this.#syncing) return undefined;
@@ -235,52 +218,6 @@ export class DirtySidecar {
     await this.#syncFile();
     this.#isReleased = true;
     this.#file.close();
-  }
-
-  #judge(old: SidecarHead | undefined): ClaimFinding {
-    const { file, agentId, volumeName, sizeBytes, bootId, image } = this.#options;
-    if (!file.existed || file.sizeBytes === 0) return 'new';
-    if (!old || file.sizeBytes < bitsEnd(old)) return 'corrupt';
-    if (!old.agentId.equals(agentId) || !old.volume.equals(volumeMark(volumeName))) return 'foreign';
-    if (old.sizeBytes > sizeBytes || old.granularityBytes < 1) return 'foreign';
-    const crc = this.#load(old);
-    if (old.isVoid) return 'corrupt';
-    if (old.isClean) {
-      if (crc !== old.bitsCrc32) return 'corrupt';
-      const isKnown = old.image.some((byte) => byte !== 0);
-      return isKnown && image && !old.image.equals(image.mark) ? 'image-changed' : 'clean';
-    }
-    const isSameBoot = old.bootId.equals(bootId);
-    if (isSameBoot && image && image.changedAtMs > file.touchedAtMs + SIGN_OF_LIFE_SLACK_MS) {
-      return 'image-changed';
-    }
-    if (isSameBoot) return 'agent-crash';
-    return old.isExact ? 'exact' : 'host-crash';
-  }
-
-  /** Reads the bits. @returns their checksum */
-  #load(old: SidecarHead): number {
-    const end = bitsEnd(old);
-    const same = old.granularityBytes === this.granularityBytes;
-    const target = same ? this.bits : new Bitmap(Math.ceil(old.sizeBytes / old.granularityBytes));
-    let crc = 0;
-    for (let at = BITS_OFFSET; at < end; at += LOAD_BYTES) {
-      const piece = this.#file.read(at, Math.min(LOAD_BYTES, end - at));
-      crc = crc32(piece, crc);
-      for (let page = 0; page < piece.length; page += PAGE_BYTES) {
-        target.addPage((at - BITS_OFFSET + page) / PAGE_BYTES, piece.subarray(page, page + PAGE_BYTES));
-      }
-    }
-    if (!same) this.#convert(target, old.granularityBytes);
-    return crc;
-  }
-
-  #convert(from: Bitmap, granularityBytes: number): void {
-    for (const run of from.runs()) {
-      const first = Math.floor((run.start * granularityBytes) / this.granularityBytes);
-      const end = Math.ceil((run.end * granularityBytes) / this.granularityBytes);
-      this.bits.set(first, Math.min(end, this.bits.sizeBits));
-    }
   }
 
   #firstHead(old: SidecarHead | undefined): SidecarHead {
@@ -405,14 +342,4 @@ export class DirtySidecar {
     }
     return crc;
   }
-}
-
-function bitsEnd(head: SidecarHead): number {
-  if (head.granularityBytes < 1) return Number.POSITIVE_INFINITY;
-  const chunks = Math.ceil(head.sizeBytes / head.granularityBytes);
-  return BITS_OFFSET + Math.ceil(chunks / PAGE_BITS) * PAGE_BYTES;
-}
-
-function volumeMark(name: string): Buffer {
-  return createHash('sha256').update(name).digest().subarray(0, MARK_BYTES);
 }

@@ -1,6 +1,6 @@
 // What agent and hub say of what each keeps beyond its own end: the agent's claim on each replica, and how far the hub's
 // record has come. Only between two that both know how.
-import { FEATURE_PAIRING, hasFeature } from '../repwire/constants.ts';
+import { FEATURE_PAIRING, hasFlag } from '../repwire/constants.ts';
 import * as encode from '../repwire/encode.ts';
 import type { Recorded } from '../repwire/messages.ts';
 import type { ProtectedVolume } from './protected-volume.ts';
@@ -27,7 +27,7 @@ export class PairingTalk {
 
   /** Both have said what they know. */
   begin(ours: number, theirs: number): void {
-    this.#isOn = hasFeature(ours, FEATURE_PAIRING) && hasFeature(theirs, FEATURE_PAIRING);
+    this.#isOn = hasFlag(ours, FEATURE_PAIRING) && hasFlag(theirs, FEATURE_PAIRING);
     this.claim();
   }
 

@@ -11,9 +11,10 @@ import { RangeLock } from '../blockdev/range-lock.ts';
 import type { Ack, Claim, Recorded, StartPairing } from '../repwire/messages.ts';
 import { BitRetirement } from './bit-retirement.ts';
 import { DirtyMap, type Generation } from './dirty-map.ts';
-import type { DirtySidecar, ImageMark } from './dirty-sidecar.ts';
+import type { DirtySidecar } from './dirty-sidecar.ts';
 import type { MirrorStream, StreamMember } from './mirror-stream.ts';
 import { RangeWatches } from './range-watch.ts';
+import type { ImageMark } from './sidecar-finding.ts';
 import { VolumeHealth } from './volume-health.ts';
 
 /** off: no hub follows. on: changes go by the stream. degraded: they did not fit, until the queue has room again. */
@@ -24,8 +25,6 @@ export interface VolumeMemory {
   readonly sidecar: DirtySidecar;
   /** The image below, once it is closed. */
   readonly image: () => ImageMark | undefined;
-  /** Every bit is durable before its data. */
-  readonly isExact: boolean;
 }
 
 export interface ProtectedVolumeOptions {
@@ -86,7 +85,7 @@ export class ProtectedVolume implements StreamMember {
     const sidecar = options.memory?.sidecar;
     this.map = new DirtyMap(this.#sizeBytes, options.nowUs, sidecar);
     if (sidecar) {
-      const flush = options.memory?.isExact ? async () => options.below.flush() : undefined;
+      const flush = sidecar.isExact ? async () => options.below.flush() : undefined;
       this.#retirement = new BitRetirement({ map: this.map, sidecar, flush });
     }
     this.health = new VolumeHealth();
@@ -226,7 +225,7 @@ export class ProtectedVolume implements StreamMember {
 
   /** Exact maps only: what a change waits for after {@link begin}, before its data may be written. */
   bitsDurable(): Promise<void> | undefined {
-    return this.#memory?.isExact ? this.#memory.sidecar.durable() : undefined;
+    return this.#memory?.sidecar.durable();
   }
 
   /** Closes what outlives the process, after the device below was closed. */

@@ -1,7 +1,11 @@
 // The file of a dirty map, as bytes. A write has reached the kernel when the call returns: it survives the end of the
 // process at any moment after that. Nothing here knows what the bytes mean.
 import fs from 'node:fs';
+import { MiB } from '../base/limits.ts';
 import { loadNativeFs } from '../blockdev/native-fs.ts';
+
+/** So much of it is read or written at once. */
+export const LOAD_BYTES = MiB;
 
 export interface SidecarFile {
   /** Whether the file was there before. */

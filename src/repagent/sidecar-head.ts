@@ -5,8 +5,8 @@ import { crc32 } from 'node:zlib';
 import { bytes, struct } from '../wire/struct.ts';
 
 /** "RPDIRTY1", little-endian. */
-export const SIDECAR_MAGIC = 0x3159_5452_4944_5052n;
-export const SIDECAR_VERSION = 1;
+const SIDECAR_MAGIC = 0x3159_5452_4944_5052n;
+const SIDECAR_VERSION = 1;
 
 /** Where the two copies lie, and where the bits begin. Each has a page of its own. */
 export const HEAD_SLOT_BYTES = 4096;
@@ -94,7 +94,7 @@ export function encodeHead(head: SidecarHead): Buffer {
 }
 
 /** @param page at least the bytes of one copy @returns undefined when it is not a whole head of this version */
-export function decodeHead(page: Buffer): SidecarHead | undefined {
+function decodeHead(page: Buffer): SidecarHead | undefined {
   if (page.length < layout.sizeBytes) return undefined;
   if (crc32(page.subarray(0, CRC_AT)) !== page.readUInt32LE(CRC_AT)) return undefined;
   if (page.readBigUInt64LE(0) !== SIDECAR_MAGIC || page.readUInt32LE(8) !== SIDECAR_VERSION) return undefined;

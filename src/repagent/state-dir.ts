@@ -10,8 +10,9 @@ import type { Logger } from '../base/log.ts';
 import { safeName } from '../base/safe-name.ts';
 import { loadNativeFs } from '../blockdev/native-fs.ts';
 import { loadAgentId } from './agent-id.ts';
-import { DirtySidecar, type ImageMark } from './dirty-sidecar.ts';
+import { DirtySidecar } from './dirty-sidecar.ts';
 import { openSidecarFile } from './sidecar-file.ts';
+import type { ImageMark } from './sidecar-finding.ts';
 import { MARK_BYTES } from './sidecar-head.ts';
 
 const LOCK_FILE = 'lock';
@@ -59,14 +60,9 @@ export class AgentState {
     return new AgentState(options, agentId, lockFd);
   }
 
-  /** Whether maps are exact: every bit is durable before its data. */
-  get isExact(): boolean {
-    return this.#options.exact ?? false;
-  }
-
   /** Opens the map of a volume, whatever is there. @throws OperationError when its file can't be used */
   openMap(request: MapRequest): DirtySidecar {
-    const { stateDir, granularityBytes, logger } = this.#options;
+    const { stateDir, granularityBytes, exact, logger } = this.#options;
     const folder = path.join(stateDir, MAPS_FOLDER);
     const file = path.join(folder, `${safeName(request.volumeName)}.map`);
     try {
@@ -79,7 +75,7 @@ export class AgentState {
         granularityBytes: granularityBytes ?? DIRTY_GRANULARITY_BYTES,
         bootId: this.#bootId,
         image: request.image,
-        exact: this.isExact,
+        exact: exact ?? false,
         logger,
         onBroken: request.onBroken,
       });

@@ -7,7 +7,7 @@ import { errorCode, errorMessage, OperationError } from '../base/errors.ts';
 import type { Logger } from '../base/log.ts';
 import type { MaybePromise } from '../base/maybe.ts';
 import type { VerifyProgress, VerifyResult, VolumeStatus } from '../control/status.ts';
-import { ACK_STATES, type AckState, FEATURE_PAIRING, hasFeature } from '../repwire/constants.ts';
+import { ACK_STATES, type AckState, FEATURE_PAIRING, hasFlag } from '../repwire/constants.ts';
 import * as encode from '../repwire/encode.ts';
 import { FrameParser } from '../repwire/frame-parser.ts';
 import type {
@@ -316,7 +316,7 @@ export class AgentSession implements ReplicaLink {
     this.#progress = setInterval(() => this.#tellProgress(), tuning.progressMs);
     this.#host.introduced(this);
     this.#logger.info({ vm: this.vmName, id: this.agent.id }, 'an agent began');
-    this.#claims = hasFeature(message.features, FEATURE_PAIRING);
+    this.#claims = hasFlag(message.features, FEATURE_PAIRING);
     if (!this.#claims) this.#starter.startAll();
   }
 

@@ -70,12 +70,15 @@ export class HashExchange {
   /** Asks for what a replica has to compare: as much as may be on its way. */
   compare(volume: SessionVolume): void {
     const { replica } = volume;
+    let range = replica.takeCompare();
+    if (!range) return;
+    const read = (unknown: DiskRange): void => void replica.compareArrived(unknown, null);
     const asker: HashAsker = {
-      answered: (range, digest) => replica.compareArrived(range, digest),
-      busy: (range) => void replica.compareArrived(range, null),
-      unreadable: (range) => void replica.compareArrived(range, null),
+      answered: (known, digest) => replica.compareArrived(known, digest),
+      busy: read,
+      unreadable: read,
     };
-    for (let range = replica.takeCompare(); range; range = replica.takeCompare()) {
+    for (; range; range = replica.takeCompare()) {
       this.#ask(this.#hashes.add({ volume, asker, range }), volume, range);
     }
   }

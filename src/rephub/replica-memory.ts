@@ -51,7 +51,7 @@ export class ReplicaMemory {
   #isWatched = false;
   #conflict: Open | undefined;
   /** The newest position that is durable, and the newest that the agent is known to have kept. */
-  #reached = { sequence: 0, isComplete: false };
+  #reachedSequence = 0;
   #echoed = 0;
   #writing: Promise<void> = Promise.resolve();
   #timer: NodeJS.Timeout | undefined;
@@ -96,27 +96,20 @@ export class ReplicaMemory {
     const before = record === 'damaged' ? undefined : record;
     const pairing = claim ? pairingOf(verdict, before) : 0n;
     const generation = Math.max(before?.generation ?? 0, claim?.generation ?? 0) + 1;
-    this.#reached = { sequence: 0, isComplete: false };
+    this.#reachedSequence = 0;
     this.#echoed = 0;
     clearTimeout(this.#timer);
     this.#timer = undefined;
     await this.#update(() => ({
+      ...emptyRecord(this.#options.volumeName),
       vmName,
-      volumeName: this.#options.volumeName,
       sizeBytes,
       agentId,
       pairing,
       generation,
       previousGeneration: claim?.generation ?? 0,
       isConfirmed: false,
-      sequence: 0,
-      previousSequence: 0,
       isComplete: before?.isComplete === true && verdict.kind === 'recall',
-      image: null,
-      isClean: false,
-      writtenAtMs: 0,
-      isChosen: false,
-      isHeld: false,
     }));
     this.#isWatched = true;
     this.#follow ??= setInterval(() => void this.#followImage(), FOLLOW_MS).unref();
@@ -136,7 +129,7 @@ export class ReplicaMemory {
 
   /** Everything up to `sequence` of the present attachment is durable, and the replica complete there. */
   reached(sequence: number): void {
-    this.#reached = { sequence, isComplete: true };
+    this.#reachedSequence = sequence;
     this.#recordSoon();
   }
 
@@ -214,7 +207,7 @@ export class ReplicaMemory {
     const record = this.#current;
     if (!record || this.#timer || this.#isRecording || this.#isClosed || record.pairing === 0n) return;
     // One position at a time: the agent is never more than one behind.
-    if (record.sequence > this.#echoed || this.#reached.sequence <= record.sequence) return;
+    if (record.sequence > this.#echoed || this.#reachedSequence <= record.sequence) return;
     const sinceMs = Date.now() - record.writtenAtMs;
     const everyMs = this.#options.recordMs ?? RECORD_MS;
     const waitMs = record.sequence === 0 ? 0 : Math.min(everyMs, Math.max(0, everyMs - sinceMs));
@@ -225,12 +218,12 @@ export class ReplicaMemory {
   }
 
   async #recordReached(): Promise<void> {
-    const { sequence, isComplete } = this.#reached;
+    const sequence = this.#reachedSequence;
     const generation = this.#current?.generation;
     this.#isRecording = true;
     const isKept = await this.#tryUpdate((now) =>
       now.generation === generation
-        ? { ...now, isConfirmed: true, sequence, previousSequence: now.sequence, isComplete }
+        ? { ...now, isConfirmed: true, sequence, previousSequence: now.sequence, isComplete: true }
         : now,
     );
     this.#isRecording = false;

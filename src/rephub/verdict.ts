@@ -4,7 +4,7 @@ import type { Claim } from '../repwire/messages.ts';
 import type { ImageLook, ReplicaRecord } from './replica-record.ts';
 
 /** How much younger than its record an image may be after the hub was killed, ms: records follow every few seconds. */
-export const RECORD_SLACK_MS = 30_000;
+const RECORD_SLACK_MS = 30_000;
 
 export type Verdict =
   /** The replica lacks what the agent's map names. */
@@ -65,7 +65,7 @@ export function judge({ record, image, agentId, claim }: Case): Verdict {
 }
 
 /** The one text that names a conflict to people. */
-export function conflictText(conflict: Conflict, detail: string): string {
+function conflictText(conflict: Conflict, detail: string): string {
   return detail === '' ? CONFLICTS[conflict] : `${CONFLICTS[conflict]} (${detail})`;
 }
 

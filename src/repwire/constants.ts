@@ -107,9 +107,9 @@ export const START_FLAG_RECALL = 4;
 /** Feature bits of HELLO. PAIRING: CLAIM, RECORDED and the pairing in START_PROTECT. */
 export const FEATURE_PAIRING = 1;
 
-/** Whether `features` has `bit`. */
-export function hasFeature(features: number, bit: number): boolean {
-  return Math.floor(features / bit) % 2 === 1;
+/** Whether `flags`, of at most 32 bits, has `flag`. */
+export function hasFlag(flags: number, flag: number): boolean {
+  return (flags & flag) !== 0;
 }
 
 /** Flag bits of CLAIM: the map that the agent kept may be believed. */

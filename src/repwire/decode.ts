@@ -13,6 +13,7 @@ import {
   FRAME_PARAMS_OFFSET,
   HASH_STATUS,
   HELLO_OFFER,
+  hasFlag,
   MAX_EXTENTS_PER_FRAME,
   REP_CMD,
   RES_FLAG_ALL_ZERO,
@@ -344,8 +345,4 @@ function untilTrailingNuls(payload: Buffer): Buffer {
   let end = payload.length;
   while (end > 0 && payload[end - 1] === 0) end -= 1;
   return payload.subarray(0, end);
-}
-
-function hasFlag(flags: number, flag: number): boolean {
-  return (flags & flag) !== 0;
 }

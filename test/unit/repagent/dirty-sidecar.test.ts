@@ -6,7 +6,8 @@ import { describe, expect, test } from 'vitest';
 import { silentLogger } from '../../../src/base/log.ts';
 import { BitRetirement } from '../../../src/repagent/bit-retirement.ts';
 import { DirtyMap } from '../../../src/repagent/dirty-map.ts';
-import { DirtySidecar, type ImageMark, type SidecarOptions } from '../../../src/repagent/dirty-sidecar.ts';
+import { DirtySidecar, type SidecarOptions } from '../../../src/repagent/dirty-sidecar.ts';
+import type { ImageMark } from '../../../src/repagent/sidecar-finding.ts';
 import { MemorySidecar } from '../../support/memory-sidecar.ts';
 
 const CHUNK = 65_536;
