@@ -2,6 +2,7 @@
 // that is missing or can't take part is named in the result; only ours must not be missing.
 import { setMaxListeners } from 'node:events';
 import { errorMessage, OperationError } from '../base/errors.ts';
+import { sleep } from '../base/sleep.ts';
 import { Children, findProgram } from './children.ts';
 import { withIdleConnections } from './idle-connections.ts';
 import { thisMachine } from './machine.ts';
@@ -20,7 +21,7 @@ import {
   type ServerInfo,
   summarize,
 } from './result.ts';
-import { type Bed, type RunningServer, type ServerKind, sleep } from './server.ts';
+import type { Bed, RunningServer, ServerKind } from './server.ts';
 import { makeTlsDir } from './tls-dir.ts';
 import { createImage, Workspace } from './workspace.ts';
 

@@ -1,5 +1,5 @@
 // The machine on which figures were taken: figures without it say nothing.
-import { readFileSync, statfsSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { cpus, loadavg, release, totalmem, type } from 'node:os';
 
 export interface Machine {
@@ -22,12 +22,6 @@ export function thisMachine(): Machine {
     node: process.version,
     loadBefore: loadavg()[0] ?? 0,
   };
-}
-
-/** Bytes that are free where `folder` lies. */
-export function freeBytes(folder: string): number {
-  const { bavail, bsize } = statfsSync(folder);
-  return bavail * bsize;
 }
 
 function distribution(): string {

@@ -2,11 +2,9 @@
 import { UsageError } from '../base/errors.ts';
 import { KiB, MiB } from '../base/limits.ts';
 
-export const ACCESSES = ['randread', 'randwrite', 'randrw', 'read', 'write'] as const;
 /** As fio names them; `read` and `write` are sequential. */
-export type Access = (typeof ACCESSES)[number];
-export const STORAGES = ['tmpfs', 'disk'] as const;
-export type Storage = (typeof STORAGES)[number];
+export type Access = 'randread' | 'randwrite' | 'randrw' | 'read' | 'write';
+export type Storage = 'tmpfs' | 'disk';
 
 /** One cell: a load, and the circumstances under which servers bear it. */
 export interface Cell {

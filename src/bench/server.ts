@@ -1,6 +1,7 @@
 // What a server is to the bench: something that serves an image over NBD, whose processes can be watched.
 import { createConnection, createServer } from 'node:net';
 import { OperationError } from '../base/errors.ts';
+import { sleep } from '../base/sleep.ts';
 import type { Child, Children } from './children.ts';
 import type { Cell } from './matrix.ts';
 import type { Workspace } from './workspace.ts';
@@ -63,12 +64,6 @@ export interface RunningServer {
 
 const START_TIMEOUT_MS = 15_000;
 const POLL_MS = 20;
-
-export function sleep(ms: number): Promise<void> {
-  return new Promise((resolve) => {
-    setTimeout(resolve, ms);
-  });
-}
 
 /** A TCP port of loopback that nobody listens on at present. */
 export function freePort(): Promise<number> {

@@ -1,9 +1,8 @@
 // The bench's files: a folder on tmpfs and one on disk, images full of noise, gone when the run ends. Folders that a
 // killed run left are removed by the next.
-import { createHash, randomFillSync } from 'node:crypto';
+import { randomFillSync } from 'node:crypto';
 import {
   closeSync,
-  createReadStream,
   existsSync,
   ftruncateSync,
   mkdtempSync,
@@ -83,13 +82,6 @@ export function createEmptyImage(path: string, sizeBytes: number): void {
   } finally {
     closeSync(fd);
   }
-}
-
-/** SHA-256 of a file. */
-export async function fileDigest(path: string): Promise<string> {
-  const hash = createHash('sha256');
-  for await (const chunk of createReadStream(path, { highWaterMark: MiB })) hash.update(chunk as Buffer);
-  return hash.digest('hex');
 }
 
 /** What was left behind by runs whose process is gone; also the daemons that they had started. */

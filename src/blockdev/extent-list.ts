@@ -3,6 +3,9 @@
 import { assert } from '../base/assert.ts';
 import type { Extent } from './block-device.ts';
 
+/** A range in more pieces than this is told as unknown from there on: an answer must have an end. */
+export const MAX_EXTENTS = 16_384;
+
 export class ExtentList {
   readonly #extents: Extent[] = [];
   readonly #end: number;

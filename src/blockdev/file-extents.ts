@@ -3,12 +3,9 @@
 // event loop longer than a few dozen system calls.
 import type { MaybePromise } from '../base/maybe.ts';
 import { allData, type Extent } from './block-device.ts';
-import { ExtentList } from './extent-list.ts';
+import { ExtentList, MAX_EXTENTS } from './extent-list.ts';
 import type { NativeFs } from './native-fs.ts';
 import { SyncBudget } from './sync-budget.ts';
-
-/** A range more fragmented than this is told as unknown from here on: an answer must have an end. */
-export const MAX_FILE_EXTENTS = 16_384;
 
 /** Seeks in place before others get their turn. */
 const SEEKS_PER_TURN = 64;
@@ -53,9 +50,9 @@ export class FileExtents {
    * The extents of [offset, offset + length).
    * Moves the descriptor's file position, which positional I/O doesn't use.
    */
-  extents(offset: number, length: number, maxExtents = MAX_FILE_EXTENTS): MaybePromise<Extent[]> {
+  extents(offset: number, length: number, maxExtents = MAX_EXTENTS): MaybePromise<Extent[]> {
     if (length === 0) return [];
-    const walk = new Walk(offset, length, Math.min(maxExtents, MAX_FILE_EXTENTS));
+    const walk = new Walk(offset, length, Math.min(maxExtents, MAX_EXTENTS));
     if (this.#walkInPlace(walk)) return walk.finish();
     return this.#walkOn(walk);
   }

@@ -3,15 +3,12 @@
 import { BlockError } from '../base/errors.ts';
 import { KiB, MAX_DISK_BYTES, MAX_REQUEST_BYTES } from '../base/limits.ts';
 import type { BlockDevice, DeviceLimits, Extent } from './block-device.ts';
-import { ExtentList } from './extent-list.ts';
+import { ExtentList, MAX_EXTENTS } from './extent-list.ts';
 
 const DEFAULT_PAGE_BYTES = 64 * KiB;
 
 /** Pages that one disk may hold, reserved ones included; a JavaScript map ends at 16 Mi entries. 512 GiB of data. */
 const MAX_PAGES = 8 * 1024 * 1024;
-
-/** Extents of one answer; what comes after them is told as unknown. */
-const MAX_EXTENTS = 16_384;
 
 /** Stands for a page that is allocated but holds only zeroes. Never written to, nor read from beyond its first bytes. */
 const ZERO_PAGE = Buffer.alloc(DEFAULT_PAGE_BYTES);

@@ -8,6 +8,11 @@ import { PassThrough } from './pass-through.ts';
 export const OPERATIONS = ['read', 'write', 'flush', 'trim', 'zero', 'cache', 'extents'] as const;
 export type Operation = (typeof OPERATIONS)[number];
 
+/** Whether it changes what the disk holds. */
+export function isChange(operation: Operation): boolean {
+  return operation === 'write' || operation === 'trim' || operation === 'zero';
+}
+
 /** One call as data. A flush has offset and length 0. */
 export interface Call {
   readonly operation: Operation;

@@ -4,7 +4,7 @@ import { BlockError } from '../base/errors.ts';
 import { KiB, MAX_DISK_BYTES } from '../base/limits.ts';
 import { andThen, type MaybePromise } from '../base/maybe.ts';
 import type { BlockDevice, DeviceLimits, Extent } from '../blockdev/block-device.ts';
-import { ExtentList } from '../blockdev/extent-list.ts';
+import { ExtentList, MAX_EXTENTS } from '../blockdev/extent-list.ts';
 import { AlignFilter } from './align-filter.ts';
 import type { FilterStatus } from './context.ts';
 import { BELOW, type BlockState, CowBlocks, SCRATCH, ZERO } from './cow-blocks.ts';
@@ -15,9 +15,6 @@ import { PassThrough } from './pass-through.ts';
 
 /** Of the scratch, bytes: what guests mostly write at once, so that a write seldom has to read. */
 const BLOCK_BYTES = 4 * KiB;
-
-/** An overlay changed in more pieces than this is told as unknown from there on: an answer must have an end. */
-const MAX_EXTENTS = 16_384;
 
 /** How often one answer about extents asks the disk below, which holds the event loop while it looks. */
 const MAX_QUERIES = 128;

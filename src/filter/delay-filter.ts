@@ -2,9 +2,10 @@
 // order, whatever each of them has to wait.
 import { UsageError } from '../base/errors.ts';
 import type { MaybePromise } from '../base/maybe.ts';
+import { sleep } from '../base/sleep.ts';
 import type { BlockDevice } from '../blockdev/block-device.ts';
 import { RangeLock } from '../blockdev/range-lock.ts';
-import { AroundFilter, type Call, type Operation } from './around-filter.ts';
+import { AroundFilter, type Call, isChange, type Operation } from './around-filter.ts';
 import { defineFilter } from './define-filter.ts';
 import type { DurationOption } from './option-schema.ts';
 import { freshSeed, MAX_SEED, seededRandom } from './random.ts';
@@ -81,14 +82,4 @@ class DelayFilter extends AroundFilter {
     if (delayMs === undefined) return 0;
     return this.#jitterMs === 0 ? delayMs : delayMs + this.#random() * this.#jitterMs;
   }
-}
-
-function isChange(operation: Operation): boolean {
-  return operation === 'write' || operation === 'trim' || operation === 'zero';
-}
-
-function sleep(delayMs: number): Promise<void> {
-  return new Promise((resolve) => {
-    setTimeout(resolve, delayMs);
-  });
 }

@@ -1,8 +1,7 @@
 // filter evil: a disk that lies. It corrupts what is read, or what is written, and says that all is well. Where and how
 // depends on the seed and the place alone, never on how a range is cut into requests.
-
 import { SECTOR_BYTES } from '../base/limits.ts';
-import type { MaybePromise } from '../base/maybe.ts';
+import { andThen, type MaybePromise } from '../base/maybe.ts';
 import { allData, type BlockDevice, type DeviceLimits, type Extent } from '../blockdev/block-device.ts';
 import type { FilterStatus } from './context.ts';
 import { defineFilter } from './define-filter.ts';
@@ -94,8 +93,7 @@ class EvilFilter extends PassThrough {
   override read(offset: number, target: Buffer): MaybePromise<void> {
     const result = super.read(offset, target);
     if (this.#rate === 0 || !this.#evil.on.includes('read')) return result;
-    if (result instanceof Promise) return result.then(() => this.#corrupt(offset, target));
-    this.#corrupt(offset, target);
+    return andThen(result, () => this.#corrupt(offset, target));
   }
 
   override write(offset: number, data: Buffer, fua: boolean): MaybePromise<void> {

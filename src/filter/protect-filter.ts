@@ -1,6 +1,6 @@
 // filter protect: fences ranges of a disk. A call that touches one of them fails whole, before any of it is done.
 import { BlockError, UsageError } from '../base/errors.ts';
-import type { MaybePromise } from '../base/maybe.ts';
+import { andThen, type MaybePromise } from '../base/maybe.ts';
 import type { BlockDevice, Extent } from '../blockdev/block-device.ts';
 import { ExtentList } from '../blockdev/extent-list.ts';
 import { defineFilter } from './define-filter.ts';
@@ -112,9 +112,7 @@ class ProtectFilter extends PassThrough {
   /** What can't be read is told as data, whatever it is: a hole would be read as zeroes. */
   override extents(offset: number, length: number, maxExtents?: number): MaybePromise<Extent[]> {
     if (!this.#deniesReads || !this.#find(offset, length)) return super.extents(offset, length, maxExtents);
-    const below = super.extents(offset, length, maxExtents);
-    const veil = (list: Extent[]): Extent[] => this.#veil(list, offset, length);
-    return below instanceof Promise ? below.then(veil) : veil(below);
+    return andThen(super.extents(offset, length, maxExtents), (list) => this.#veil(list, offset, length));
   }
 
   #veil(extents: readonly Extent[], offset: number, length: number): Extent[] {

@@ -1,7 +1,6 @@
 // filter rate: limits bytes and requests a second. Changes begin in the order in which they came; reads and changes hold
 // each other up only by a limit that they share. While nothing has to wait a call costs a few comparisons.
-import type { MaybePromise } from '../base/maybe.ts';
-import { settle } from '../base/maybe.ts';
+import { type MaybePromise, settle } from '../base/maybe.ts';
 import type { BlockDevice } from '../blockdev/block-device.ts';
 import type { FilterStatus } from './context.ts';
 import { defineFilter } from './define-filter.ts';

@@ -3,9 +3,10 @@
 import { BlockError, type BlockErrorCode, errorMessage } from '../base/errors.ts';
 import type { Logger } from '../base/log.ts';
 import { andThen, type MaybePromise } from '../base/maybe.ts';
+import { sleep } from '../base/sleep.ts';
 import type { BlockDevice } from '../blockdev/block-device.ts';
 import { RangeLock } from '../blockdev/range-lock.ts';
-import { AroundFilter, type Call } from './around-filter.ts';
+import { AroundFilter, type Call, isChange } from './around-filter.ts';
 import type { FilterStatus } from './context.ts';
 import { defineFilter } from './define-filter.ts';
 
@@ -108,8 +109,7 @@ class RetryFilter extends AroundFilter {
 
   protected override around<T>(call: Call, run: () => MaybePromise<T>): MaybePromise<T> {
     if (call.operation === 'flush') return run();
-    const isChange = call.operation === 'write' || call.operation === 'trim' || call.operation === 'zero';
-    if (!isChange) return this.#attempt(call, run);
+    if (!isChange(call.operation)) return this.#attempt(call, run);
     return this.#order.run(call.offset, call.length, () => this.#attempt(call, run));
   }
 
@@ -166,10 +166,4 @@ class RetryFilter extends AroundFilter {
   #isWorthIt(error: unknown): boolean {
     return error instanceof BlockError && this.#codes.includes(error.code);
   }
-}
-
-function sleep(delayMs: number): Promise<void> {
-  return new Promise((resolve) => {
-    setTimeout(resolve, delayMs);
-  });
 }

@@ -6,7 +6,7 @@ import type { BlockDevice, Extent } from '../blockdev/block-device.ts';
 import { NBD_REPLY_FLAG_DONE, SECTOR_GRID_BYTES } from '../nbdwire/constants.ts';
 import { encodeReadChunk, type ReadChunk, type ReplyStyle, readChunkHeadBytes } from '../nbdwire/reply.ts';
 import type { RequestHeader } from '../nbdwire/request.ts';
-import { partFailure, readInPieces } from './large-requests.ts';
+import { readInPieces } from './large-requests.ts';
 import { MAX_READ_CHUNKS, MIN_READ_HOLE_BYTES } from './limits.ts';
 
 /**
@@ -72,12 +72,7 @@ export class ChunkedRead {
       const chunk = this.#chunks[index]!;
       if (chunk.hole) continue;
       const at = this.#dataAt[index]!;
-      let result: MaybePromise<void>;
-      try {
-        result = readInPieces(device, chunk.offset, this.slab.bytes.subarray(at, at + chunk.length));
-      } catch (error) {
-        throw partFailure(chunk.offset, error);
-      }
+      const result = readInPieces(device, chunk.offset, this.slab.bytes.subarray(at, at + chunk.length));
       if (result instanceof Promise) return result.then(() => this.fill(device, index + 1));
     }
   }

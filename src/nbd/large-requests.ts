@@ -18,10 +18,8 @@ export class PartFailure extends Error {
 }
 
 /** What failed, with the place where it began; an AssertionError stays what it is. */
-export function partFailure(offset: number, error: unknown): unknown {
-  return error instanceof AssertionError || error instanceof PartFailure
-    ? error
-    : new PartFailure(offset, error);
+function partFailure(offset: number, error: unknown): unknown {
+  return error instanceof AssertionError ? error : new PartFailure(offset, error);
 }
 
 /** As device.read, for any length. @throws PartFailure of the first piece that fails */

@@ -4,13 +4,12 @@ import { assert } from '../base/assert.ts';
 import type { Slab, SlabPool } from '../base/buffer-pool.ts';
 import {
   NBD_ERROR,
-  NBD_EXTENDED_REPLY_BYTES,
   NBD_REPLY_FLAG_DONE,
   NBD_REPLY_TYPE,
   NBD_SIMPLE_REPLY_BYTES,
-  NBD_STRUCTURED_REPLY_BYTES,
 } from '../nbdwire/constants.ts';
 import {
+  chunkHeaderBytes,
   encodeChunkHeader,
   encodeErrorChunk,
   encodeReadHead,
@@ -92,7 +91,7 @@ export class ReplyQueue {
   /** Adds a chunk that says no more than that all is well. Not for simple replies. */
   addNone(request: RequestHeader): void {
     if (this.#closed) return;
-    const bytes = this.#style === 'extended' ? NBD_EXTENDED_REPLY_BYTES : NBD_STRUCTURED_REPLY_BYTES;
+    const bytes = chunkHeaderBytes(this.#style);
     const slab = this.#room(bytes);
     const { NONE } = NBD_REPLY_TYPE;
     encodeChunkHeader(this.#style, slab.bytes, this.#at, NBD_REPLY_FLAG_DONE, NONE, request, 0);

@@ -4,6 +4,7 @@ import { KiB, MAX_DISK_BYTES, MAX_REQUEST_BYTES, SECTOR_BYTES } from '../base/li
 import { formatBytes } from '../base/size.ts';
 import { HandshakeError } from './client-error.ts';
 import { NBD_FLAG_HAS_FLAGS } from './constants.ts';
+import type { ReplyStyle } from './reply.ts';
 
 /** What the numbers of an export are once they have been checked. */
 export interface ExportNumbers {
@@ -19,12 +20,9 @@ export interface ExportNumbers {
   readonly maxPayloadBytes: number;
 }
 
-/** Which of the protocol's forms the transmission phase has: headers of requests, and replies. */
-export type TransmissionStyle = 'simple' | 'structured' | 'extended';
-
 /** An export as it was agreed on. */
 export interface NbdExport extends ExportNumbers {
-  readonly style: TransmissionStyle;
+  readonly style: ReplyStyle;
   /** The id under which BLOCK_STATUS tells base:allocation; undefined when the server doesn't. */
   readonly allocationId: number | undefined;
 }

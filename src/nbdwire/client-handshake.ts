@@ -6,7 +6,7 @@
 // What a server refuses on the way to GO is done without.
 import { assert } from '../base/assert.ts';
 import { HandshakeError } from './client-error.ts';
-import { checkExport, type NbdExport, type RawExport, type TransmissionStyle } from './client-export.ts';
+import { checkExport, type NbdExport, type RawExport } from './client-export.ts';
 import { EXPORT_NAME_REPLY, GREETING } from './client-layouts.ts';
 import {
   encodeOption,
@@ -17,6 +17,7 @@ import {
   setMetaContextData,
 } from './client-options.ts';
 import {
+  NBD_CLISERV_MAGIC,
   NBD_EXPORT_NAME_ZEROES,
   NBD_FLAG_C_FIXED_NEWSTYLE,
   NBD_FLAG_C_NO_ZEROES,
@@ -32,6 +33,7 @@ import {
   nameOf,
 } from './constants.ts';
 import { quoteForeign } from './foreign-text.ts';
+import type { ReplyStyle } from './reply.ts';
 import { optionReplyStruct } from './server-layouts.ts';
 
 /** Largest data of one option reply that is read, bytes: the longest string with room for its surroundings. */
@@ -39,9 +41,6 @@ export const MAX_OPTION_REPLY_BYTES = 2 * NBD_MAX_STRING_BYTES;
 
 /** Information replies that one GO may bring. The protocol defines four. */
 export const MAX_INFO_REPLIES = 64;
-
-/** The second magic of oldstyle, where newstyle has IHAVEOPT. */
-const OLDSTYLE_MAGIC = 0x0000_4202_8186_1253n;
 
 /** The handshake's states, in the order in which a conversation usually meets them. */
 export const HANDSHAKE_STATES = {
@@ -92,7 +91,7 @@ export class ClientHandshake {
   #asked = 0;
   #reply = { type: 0, length: 0 };
   #infoReplies = 0;
-  #style: TransmissionStyle = 'simple';
+  #style: ReplyStyle = 'simple';
   #allocationId: number | undefined;
   #export: Pick<RawExport, 'size' | 'flags'> | undefined;
   #blockSizes: RawExport['blockSizes'];
@@ -199,7 +198,7 @@ export class ClientHandshake {
 
   #takeGreeting(bytes: Buffer): HandshakeState {
     const { style, flags } = GREETING.decode(bytes);
-    if (style === OLDSTYLE_MAGIC) {
+    if (style === NBD_CLISERV_MAGIC) {
       throw new HandshakeError('not-nbd', 'the server speaks only oldstyle NBD, which ended with nbd 3.10');
     }
     if (style !== NBD_OPTS_MAGIC)

@@ -2,7 +2,6 @@
 // once, from where they arrived to where they belong. Must never believe a length before it has met what was asked for
 // or a limit, nor call a READ good of which a byte is missing.
 import { WireError } from '../wire/struct.ts';
-import type { TransmissionStyle } from './client-export.ts';
 import {
   NBD_CMD,
   NBD_ERROR,
@@ -18,6 +17,7 @@ import {
   nameOf,
 } from './constants.ts';
 import { quoteForeign } from './foreign-text.ts';
+import { ERROR_BYTES, HOLE_BYTES, OFFSET_BYTES, type ReplyStyle } from './reply.ts';
 import type { AwaitedRequest } from './reply-progress.ts';
 
 /** Knows the requests that wait for a reply. */
@@ -33,12 +33,6 @@ export interface ReplySink<R extends AwaitedRequest> {
 
 const TWO_POW_32 = 2 ** 32;
 
-/** Error value and length of the message: how each error chunk begins, bytes. */
-const ERROR_BYTES = 6;
-/** A 64-bit offset ends an ERROR_OFFSET and begins an OFFSET_DATA. */
-const OFFSET_BYTES = 8;
-const HOLE_BYTES = 12;
-
 /** Largest payload of an error chunk: the longest message, and an offset. */
 const MAX_ERROR_BYTES = ERROR_BYTES + NBD_MAX_STRING_BYTES + OFFSET_BYTES;
 
@@ -49,7 +43,7 @@ export const MAX_CHUNK_EXTENTS = 2 ** 20;
 type Part = 'header' | 'dataOffset' | 'hole' | 'error' | 'status' | 'extent';
 
 export class ReplyParser<R extends AwaitedRequest> {
-  readonly #style: TransmissionStyle;
+  readonly #style: ReplyStyle;
   readonly #allocationId: number | undefined;
   readonly #sink: ReplySink<R>;
   readonly #held = Buffer.alloc(MAX_ERROR_BYTES);
@@ -70,7 +64,7 @@ export class ReplyParser<R extends AwaitedRequest> {
    * @param style what was negotiated
    * @param allocationId the context whose extents BLOCK_STATUS tells, if that was negotiated
    */
-  constructor(style: TransmissionStyle, allocationId: number | undefined, sink: ReplySink<R>) {
+  constructor(style: ReplyStyle, allocationId: number | undefined, sink: ReplySink<R>) {
     this.#style = style;
     this.#allocationId = allocationId;
     this.#sink = sink;

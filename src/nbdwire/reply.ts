@@ -13,6 +13,7 @@ import {
   NBD_STRUCTURED_REPLY_MAGIC,
 } from './constants.ts';
 import type { RequestHeader } from './request.ts';
+import { chunkErrorStruct, offsetDataStruct, offsetHoleStruct } from './structured-layouts.ts';
 
 /** What replies look like on a connection, as its handshake agreed. */
 export type ReplyStyle = 'simple' | 'structured' | 'extended';
@@ -25,9 +26,9 @@ export const simpleReplyStruct = struct('nbd simple reply', 'be', {
 });
 
 /** The offset before OFFSET_DATA's data; what an OFFSET_HOLE consists of; ERROR without, and with an offset. Bytes. */
-const OFFSET_BYTES = 8;
-const HOLE_BYTES = 12;
-const ERROR_BYTES = 6;
+export const OFFSET_BYTES = offsetDataStruct.sizeBytes;
+export const HOLE_BYTES = offsetHoleStruct.sizeBytes;
+export const ERROR_BYTES = chunkErrorStruct.sizeBytes;
 
 /** Writes a 16-byte simple reply header at `at`. @param error an NBD_ERROR value */
 export function encodeSimpleReply(
@@ -51,11 +52,6 @@ export function chunkHeaderBytes(style: ReplyStyle): number {
 /** Bytes in front of the data of a READ that is answered in one piece. */
 export function readHeadBytes(style: ReplyStyle): number {
   return style === 'simple' ? NBD_SIMPLE_REPLY_BYTES : chunkHeaderBytes(style) + OFFSET_BYTES;
-}
-
-/** Bytes of an OFFSET_HOLE chunk. */
-export function holeChunkBytes(style: ReplyStyle): number {
-  return chunkHeaderBytes(style) + HOLE_BYTES;
 }
 
 /**
@@ -127,7 +123,7 @@ export interface ReadChunk {
 
 /** Bytes of such a chunk without its data. */
 export function readChunkHeadBytes(style: ReplyStyle, chunk: ReadChunk): number {
-  return chunk.hole ? holeChunkBytes(style) : readHeadBytes(style);
+  return chunk.hole ? chunkHeaderBytes(style) + HOLE_BYTES : readHeadBytes(style);
 }
 
 /** Writes the chunk at `at`, but for its data. @param flags NBD_REPLY_FLAG_* @returns where the data begin, or the chunk ends */

@@ -1,6 +1,7 @@
 // The server's side of the fixed newstyle handshake, sans-I/O: bytes in, replies and an outcome out. It holds no
 // device and opens none; and it never waits for more option data than MAX_OPTION_BYTES.
 import { assert } from '../base/assert.ts';
+import { echo } from '../base/echo.ts';
 import { KiB, MiB } from '../base/limits.ts';
 import {
   NBD_FLAG_BLOCK_STAT_PAYLOAD,
@@ -21,7 +22,6 @@ import { encodeMetaContext, listContexts, parseContextRequest, selectContexts } 
 import type { ExportDirectory, ExportInfo } from './server-exports.ts';
 import { clientFlagsStruct, greetingStruct, optionStruct } from './server-layouts.ts';
 import {
-  echo,
   encodeExportNameReply,
   encodeInfoReplies,
   encodeOptionError,

@@ -23,9 +23,6 @@ import {
   serverReplyStruct,
 } from './server-layouts.ts';
 
-/** Longest piece of a client's own text that is sent or logged back, characters. */
-const MAX_ECHO_CHARS = 64;
-
 export interface InfoRequest {
   readonly name: string;
   /** NBD_INFO_* values asked for; unknown ones are to be ignored. */
@@ -87,12 +84,6 @@ export function parseName(bytes: Buffer): string | OptionError {
 /** NBD_REP_ERR_INVALID with its reason. */
 export function invalid(message: string): OptionError {
   return { error: NBD_REP_ERR.INVALID, message };
-}
-
-/** A client's text as it may be shown: short, and nothing that a terminal would act on. */
-export function echo(text: string): string {
-  const shown = text.length > MAX_ECHO_CHARS ? `${text.slice(0, MAX_ECHO_CHARS)}...` : text;
-  return JSON.stringify(shown.replace(/[^\x20-\x7e]/g, '?'));
 }
 
 /** One option reply. @param data at most a few KiB: everything that can be long was capped before */

@@ -2,12 +2,10 @@
 // it has proved what it must; whatever goes wrong is told once, in words, and ends the socket.
 import type { Duplex } from 'node:stream';
 import { TLSSocket } from 'node:tls';
+import { echo } from '../base/echo.ts';
 import type { ServerCredentials } from './tls-credentials.ts';
 import { tlsFailure } from './tls-errors.ts';
 import { provenIdentity, type TlsIdentity } from './tls-identity.ts';
-
-/** Longest piece of a user's name that the log shows, characters. */
-const MAX_SHOWN_CHARS = 64;
 
 /** What is asked of clients that have no pre-shared key. */
 export type ClientCertificates =
@@ -101,12 +99,6 @@ function judge(
 
 /** Whom the client claimed to be, when that tells an operator more. */
 function withUser(reason: string, user: string | undefined, unknownUser: string | undefined): string {
-  if (user !== undefined) return `${reason} (user ${shown(user)})`;
-  return unknownUser === undefined ? reason : `there is no key of a user ${shown(unknownUser)}: ${reason}`;
-}
-
-/** A client's text as the log may have it: short, and nothing that a terminal would act on. */
-function shown(text: string): string {
-  const short = text.length > MAX_SHOWN_CHARS ? `${text.slice(0, MAX_SHOWN_CHARS)}...` : text;
-  return JSON.stringify(short.replace(/[^\x20-\x7e]/g, '?'));
+  if (user !== undefined) return `${reason} (user ${echo(user)})`;
+  return unknownUser === undefined ? reason : `there is no key of a user ${echo(unknownUser)}: ${reason}`;
 }

@@ -1,11 +1,11 @@
 // This package's own server as the bench starts it: `serve`, and with mirroring a `hub` beside it.
-
 import { OperationError } from '../../base/errors.ts';
+import { fileDigest } from '../../base/file-digest.ts';
 import { fetchStatus } from '../../control/client.ts';
 import { ownSocketPath } from '../../control/runtime-dir.ts';
 import type { Child } from '../children.ts';
 import { type Bed, nbdUri, type RunningServer, type ServerKind, until } from '../server.ts';
-import { createEmptyImage, fileDigest } from '../workspace.ts';
+import { createEmptyImage } from '../workspace.ts';
 
 const START_TIMEOUT_MS = 30_000;
 const SYNC_TIMEOUT_MS = 120_000;

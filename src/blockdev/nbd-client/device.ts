@@ -67,7 +67,6 @@ export class NbdDevice implements BlockDevice {
       minBlockBytes: found.minBlockBytes,
       preferredBlockBytes: found.preferredBlockBytes,
       maxRequestBytes: MAX_REQUEST_BYTES,
-      // Whether one is fast, a server tells only by answering it: where a hole may be left it mostly is.
       // The server may know; it would have to be asked at each request, which no caller of this interface does.
       fastZero: 'never',
       cheapExtents: false,

@@ -10,9 +10,10 @@ import { BlockError } from '../../base/errors.ts';
 import { type Deferred, deferred } from '../../base/lifecycle.ts';
 import { GiB } from '../../base/limits.ts';
 import type { Logger } from '../../base/log.ts';
-import type { NbdExport, TransmissionStyle } from '../../nbdwire/client-export.ts';
+import type { NbdExport } from '../../nbdwire/client-export.ts';
 import { replyErrorName } from '../../nbdwire/client-replies.ts';
 import { NBD_CMD, NBD_FLAG_READ_ONLY, NBD_FLAG_SEND_FLUSH } from '../../nbdwire/constants.ts';
+import type { ReplyStyle } from '../../nbdwire/reply.ts';
 import type { StatusList } from '../../nbdwire/status-list.ts';
 import type { NbdAddress } from '../nbd-uri.ts';
 import type { BackoffOptions } from './backoff.ts';
@@ -46,7 +47,7 @@ export class NbdLink implements FleetOwner {
   #state: LinkState = 'idle';
   #export: NbdExport | undefined;
   /** Of the present connection. */
-  #style: TransmissionStyle = 'simple';
+  #style: ReplyStyle = 'simple';
   readonly #opened: Deferred<NbdExport> = deferred();
   readonly #closed: Deferred<void> = deferred();
   readonly #fleet: Fleet;

@@ -1,6 +1,7 @@
 // `repagent demo`: the whole story on temporary files, told while it happens. What it says is measured, never assumed,
 // and it exits 1 when the two disks differ.
 import { errorMessage, OperationError } from '../../base/errors.ts';
+import { fileDigest } from '../../base/file-digest.ts';
 import { DIRTY_GRANULARITY_BYTES } from '../../base/limits.ts';
 import { silentLogger } from '../../base/log.ts';
 import { formatBytes, formatDuration } from '../../base/size.ts';
@@ -9,7 +10,7 @@ import { runVerify } from '../../control/client.ts';
 import { watchSignals } from '../run/signals.ts';
 import { sleep } from '../run/sleep.ts';
 import { countText, durationText } from '../view/figures.ts';
-import { createEmptyDisk, createUsedDisk, DISK_BYTES, diskDigest } from './disks.ts';
+import { createEmptyDisk, createUsedDisk, DISK_BYTES } from './disks.ts';
 import { Narrator } from './narrator.ts';
 import { type Sighting, watchUntil } from './watch.ts';
 import { type Service, Workspace } from './workspace.ts';
@@ -172,7 +173,7 @@ class Story {
 
   async #compareFiles(): Promise<boolean> {
     this.#narrator.note('agent and hub have shut down; the files by themselves:');
-    const [disk, replica] = [await diskDigest(this.#disk), await diskDigest(this.#replica)];
+    const [disk, replica] = [await fileDigest(this.#disk), await fileDigest(this.#replica)];
     this.#narrator.note(`SHA-256 ${disk}  disk.img`);
     this.#narrator.note(`SHA-256 ${replica}  replica.img`);
     const equal = disk === replica;

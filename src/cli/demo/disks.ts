@@ -1,6 +1,6 @@
 // The demo's two disks: one with content as a used disk has it, one empty; and the digest that compares them.
-import { createHash, randomFillSync } from 'node:crypto';
-import { closeSync, createReadStream, ftruncateSync, openSync, writeSync } from 'node:fs';
+import { randomFillSync } from 'node:crypto';
+import { closeSync, ftruncateSync, openSync, writeSync } from 'node:fs';
 import { MiB } from '../../base/limits.ts';
 
 export const DISK_BYTES = 256 * MiB;
@@ -34,11 +34,4 @@ export function createEmptyDisk(path: string): void {
   } finally {
     closeSync(fd);
   }
-}
-
-/** SHA-256 of all bytes, in hex. */
-export async function diskDigest(path: string): Promise<string> {
-  const hash = createHash('sha256');
-  for await (const chunk of createReadStream(path, { highWaterMark: MiB })) hash.update(chunk as Buffer);
-  return hash.digest('hex');
 }

@@ -1,8 +1,8 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import type { Extent } from '../../../src/blockdev/block-device.ts';
-import { ExtentList } from '../../../src/blockdev/extent-list.ts';
-import { FileExtents, MAX_FILE_EXTENTS, type SeekCalls } from '../../../src/blockdev/file-extents.ts';
+import { ExtentList, MAX_EXTENTS } from '../../../src/blockdev/extent-list.ts';
+import { FileExtents, type SeekCalls } from '../../../src/blockdev/file-extents.ts';
 
 const hole = (offset: number, length: number): Extent => ({ offset, length, hole: true, zero: true });
 const data = (offset: number, length: number): Extent => ({ offset, length, hole: false, zero: false });
@@ -145,11 +145,11 @@ describe('FileExtents', () => {
 
   it('has an end on a file in crumbs, and gives others their turn before', async () => {
     const file = reader(seeking(crumbs));
-    const length = MAX_FILE_EXTENTS * 1024;
+    const length = MAX_EXTENTS * 1024;
     const answer = file.extents(0, length);
     expect(answer).toBeInstanceOf(Promise);
     const extents = await answer;
-    expect(extents.length).toBeLessThanOrEqual(MAX_FILE_EXTENTS + 1);
+    expect(extents.length).toBeLessThanOrEqual(MAX_EXTENTS + 1);
     expect(extents.at(-1)).toMatchObject({ hole: false, unknown: true });
     expect(extents.reduce((sum, extent) => sum + extent.length, 0)).toBe(length);
   });

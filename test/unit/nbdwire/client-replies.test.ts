@@ -2,10 +2,10 @@
 // none takes memory, hangs, or passes for data.
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import type { TransmissionStyle } from '../../../src/nbdwire/client-export.ts';
 import { ReplyParser, replyErrorName } from '../../../src/nbdwire/client-replies.ts';
 import { NBD_CMD, NBD_ERROR, NBD_REPLY_TYPE } from '../../../src/nbdwire/constants.ts';
 import { MAX_ISLANDS } from '../../../src/nbdwire/read-coverage.ts';
+import type { ReplyStyle } from '../../../src/nbdwire/reply.ts';
 import { type AwaitedRequest, ReplyProgress } from '../../../src/nbdwire/reply-progress.ts';
 import { MAX_STATUS_EXTENTS, StatusList } from '../../../src/nbdwire/status-list.ts';
 import { WireError } from '../../../src/wire/struct.ts';
@@ -35,13 +35,7 @@ const simple = (low: number, error = 0): Buffer =>
   numbers([4, 0x67446698], [4, error], [4, COOKIE_HIGH], [4, low]);
 
 /** One chunk, of the structured or the extended style. */
-function chunk(
-  style: TransmissionStyle,
-  low: number,
-  flags: number,
-  type: number,
-  ...data: Buffer[]
-): Buffer {
+function chunk(style: ReplyStyle, low: number, flags: number, type: number, ...data: Buffer[]): Buffer {
   const payload = join(...data);
   const cookie: Array<[number, number]> = [
     [4, COOKIE_HIGH],
@@ -83,7 +77,7 @@ interface Parsing {
 }
 
 /** @param requests by the low half of their cookies: command and length */
-function parsing(style: TransmissionStyle, requests: Readonly<Record<number, [number, number]>>): Parsing {
+function parsing(style: ReplyStyle, requests: Readonly<Record<number, [number, number]>>): Parsing {
   const asked = new Map(
     Object.entries(requests).map(([low, [command, length]]) => [Number(low), new Asked(command, length)]),
   );
@@ -470,7 +464,7 @@ describe('a style that was not negotiated', () => {
     ['extended', join(simple(1), Buffer.alloc(16)), /only extended ones/],
     ['extended', join(chunk('structured', 1, DONE, NONE), Buffer.alloc(12)), /structured reply's magic/],
     ['simple', Buffer.alloc(16), /0x00000000/],
-  ] as Array<[TransmissionStyle, Buffer, RegExp]>)('ends the connection (%s)', (style, bytes, words) => {
+  ] as Array<[ReplyStyle, Buffer, RegExp]>)('ends the connection (%s)', (style, bytes, words) => {
     for (const size of [bytes.length, 1]) {
       expect(() => feed(parsing(style, { 1: [FLUSH, 0] }), bytes, size)).toThrow(words);
     }
