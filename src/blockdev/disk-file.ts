@@ -5,9 +5,9 @@ import path from 'node:path';
 import { errorCode, errorMessage, OperationError, UsageError } from '../base/errors.ts';
 import { MAX_DISK_BYTES, SECTOR_BYTES } from '../base/limits.ts';
 import type { Logger } from '../base/log.ts';
+import type { NativeCalls } from '../base/native-calls.ts';
 import { formatBytes } from '../base/size.ts';
 import { diskSize } from './disk-size.ts';
-import type { NativeFs } from './native-fs.ts';
 
 export interface DiskFile {
   readonly fd: number;
@@ -20,7 +20,7 @@ export interface DiskFileOptions {
   readonly readOnly: boolean;
   /** Create a missing file of this size, bytes, sparse. One that exists must have it. */
   readonly createSizeBytes?: number | undefined;
-  readonly native: NativeFs | undefined;
+  readonly native: NativeCalls | undefined;
   readonly logger: Logger;
 }
 

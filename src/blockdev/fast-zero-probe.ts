@@ -2,8 +2,8 @@
 // system is asked by a nameless file beside the image, a block device by what the kernel says of it.
 import fs from 'node:fs';
 import path from 'node:path';
+import type { NativeCalls } from '../base/native-calls.ts';
 import type { FastZero } from './block-device.ts';
-import type { NativeFs } from './native-fs.ts';
 
 /** Linux' O_TMPFILE without its O_DIRECTORY: a file that never has a name. */
 const O_TMPFILE = 0o20000000 + fs.constants.O_DIRECTORY;
@@ -21,7 +21,7 @@ export interface ProbedFile {
 
 /** Never throws: what can't be found out is `never`. */
 export function probeFastZero(
-  native: Pick<NativeFs, 'fallocateSync'> | undefined,
+  native: Pick<NativeCalls, 'fallocateSync'> | undefined,
   file: ProbedFile,
 ): FastZero {
   if (!native) return 'never';
@@ -44,7 +44,7 @@ function probeBlockDevice({ fd, sysDir = '/sys/dev/block' }: ProbedFile): FastZe
   return maxBytes > 0 ? 'always' : 'never';
 }
 
-function probeFileSystem(native: Pick<NativeFs, 'fallocateSync'>, file: ProbedFile): FastZero {
+function probeFileSystem(native: Pick<NativeCalls, 'fallocateSync'>, file: ProbedFile): FastZero {
   const directory = path.dirname(fs.realpathSync(file.path));
   const probe = fs.openSync(directory, O_TMPFILE + fs.constants.O_RDWR, 0o600);
   try {

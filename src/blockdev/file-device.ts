@@ -6,6 +6,7 @@ import { BlockError, errorMessage, toBlockError } from '../base/errors.ts';
 import { KiB, MAX_REQUEST_BYTES, MiB } from '../base/limits.ts';
 import type { Logger } from '../base/log.ts';
 import type { MaybePromise } from '../base/maybe.ts';
+import { loadNativeCalls, type NativeCalls, type ZeroMode } from '../base/native-calls.ts';
 import { allData, type BlockDevice, type DeviceLimits, type Extent } from './block-device.ts';
 import { type DiskFile, openDiskFile } from './disk-file.ts';
 import { diskSize } from './disk-size.ts';
@@ -22,7 +23,6 @@ import {
 import { FileZero } from './file-zero.ts';
 import { GroupFlush } from './group-flush.ts';
 import { InFlight } from './in-flight.ts';
-import { loadNativeFs, type NativeFs, type ZeroMode } from './native-fs.ts';
 import { OrderedDevice } from './ordered-device.ts';
 import { SyncBudget } from './sync-budget.ts';
 
@@ -37,7 +37,7 @@ export interface FileDeviceOptions {
   readonly logger: Logger;
   /** System calls, for tests. `native: null` does without the native ones. */
   readonly io?: FileIo;
-  readonly native?: NativeFs | null;
+  readonly native?: NativeCalls | null;
   /** A clock in milliseconds for the in-place budget, for tests. */
   readonly now?: () => number;
 }
@@ -47,7 +47,7 @@ export interface FileDeviceOptions {
  * @throws OperationError (missing, wrong size, in use, no permission) with the next step; UsageError
  */
 export async function openFileDevice(options: FileDeviceOptions): Promise<OrderedDevice> {
-  const native = options.native === null ? undefined : (options.native ?? loadNativeFs());
+  const native = options.native === null ? undefined : (options.native ?? loadNativeCalls());
   const readOnly = options.readOnly ?? false;
   const { path, createSizeBytes, logger } = options;
   const file = await openDiskFile({ path, readOnly, createSizeBytes, native, logger });
@@ -61,7 +61,7 @@ class FileDevice implements BlockDevice {
   readonly #fd: number;
   readonly #isBlockDevice: boolean;
   readonly #io: FileIo;
-  readonly #native: NativeFs | undefined;
+  readonly #native: NativeCalls | undefined;
   readonly #zero: FileZero;
   readonly #extents: FileExtents | undefined;
   readonly #flusher: GroupFlush;
@@ -70,7 +70,12 @@ class FileDevice implements BlockDevice {
   readonly #inFlight = new InFlight();
   #closing: Promise<void> | undefined;
 
-  constructor(file: DiskFile, readOnly: boolean, native: NativeFs | undefined, options: FileDeviceOptions) {
+  constructor(
+    file: DiskFile,
+    readOnly: boolean,
+    native: NativeCalls | undefined,
+    options: FileDeviceOptions,
+  ) {
     this.#path = options.path;
     this.#fd = file.fd;
     this.#io = options.io ?? systemIo(native);

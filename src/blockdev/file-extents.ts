@@ -2,9 +2,9 @@
 // a hole is only told where the file system said so. It must come to an end on any file, and must not hold up the
 // event loop longer than a few dozen system calls.
 import type { MaybePromise } from '../base/maybe.ts';
+import type { NativeCalls } from '../base/native-calls.ts';
 import { allData, type Extent } from './block-device.ts';
 import { ExtentList, MAX_EXTENTS } from './extent-list.ts';
-import type { NativeFs } from './native-fs.ts';
 import { SyncBudget } from './sync-budget.ts';
 
 /** Seeks in place before others get their turn. */
@@ -13,7 +13,7 @@ const SEEKS_PER_TURN = 64;
 /** One answer takes no longer than this, unless its first extent does; what was not looked at is told as unknown. Milliseconds. */
 const MAX_WALK_MS = 250;
 
-export type SeekCalls = Pick<NativeFs, 'seek' | 'seekSync'>;
+export type SeekCalls = Pick<NativeCalls, 'seek' | 'seekSync'>;
 
 export interface FileExtentsOptions {
   readonly fd: number;

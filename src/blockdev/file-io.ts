@@ -2,7 +2,7 @@
 // which may move fewer bytes than asked into transfers that move all. A short transfer is never taken for a whole one.
 import fs from 'node:fs';
 import { BlockError, errorCode } from '../base/errors.ts';
-import type { NativeFs } from './native-fs.ts';
+import type { NativeCalls } from '../base/native-calls.ts';
 
 type Done = (error: Error | null, bytes: number) => void;
 
@@ -17,7 +17,7 @@ export interface FileIo {
 }
 
 /** Node's own calls; in place the native ones where there are any, which cost a third less. */
-export function systemIo(native: NativeFs | undefined): FileIo {
+export function systemIo(native: NativeCalls | undefined): FileIo {
   return {
     readSync: native?.readSync ?? ((fd, target, at) => fs.readSync(fd, target, 0, target.length, at)),
     writeSync: native?.writeSync ?? ((fd, data, at) => fs.writeSync(fd, data, 0, data.length, at)),

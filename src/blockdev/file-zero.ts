@@ -3,8 +3,8 @@
 import { BlockError } from '../base/errors.ts';
 import { MiB } from '../base/limits.ts';
 import type { MaybePromise } from '../base/maybe.ts';
+import type { NativeCalls, ZeroMode } from '../base/native-calls.ts';
 import { type FileIo, readFullyInPool, writeFullyInPool } from './file-io.ts';
-import type { NativeFs, ZeroMode } from './native-fs.ts';
 import { SyncBudget } from './sync-budget.ts';
 
 /** Ranges up to this are zeroed in place while the file keeps up. */
@@ -31,14 +31,14 @@ const REFUSALS: ReadonlySet<string> = new Set([
 export interface FileZeroOptions {
   readonly fd: number;
   readonly io: FileIo;
-  readonly native: NativeFs | undefined;
+  readonly native: NativeCalls | undefined;
   readonly budget?: SyncBudget;
 }
 
 export class FileZero {
   readonly #fd: number;
   readonly #io: FileIo;
-  readonly #native: NativeFs | undefined;
+  readonly #native: NativeCalls | undefined;
   readonly #budget: SyncBudget;
   /** Modes that this file has refused for good. */
   readonly #refused = new Set<ZeroMode>();

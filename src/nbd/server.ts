@@ -4,6 +4,7 @@ import { assert } from '../base/assert.ts';
 import { errorMessage, UsageError } from '../base/errors.ts';
 import { type Closeable, type Deferred, deferred, within } from '../base/lifecycle.ts';
 import type { Logger } from '../base/log.ts';
+import { descriptorOf, stopLocalPacing } from '../transport/local-peer.ts';
 import type { ServerCredentials } from '../transport/tls-credentials.ts';
 import { Admission } from './admission.ts';
 import type { ClientIdentity } from './client-identity.ts';
@@ -21,7 +22,7 @@ import {
 import { type BoundAddress, formatAddress, type ListenAddress, listen } from './listen-address.ts';
 import { ServerTls, type TlsOptions } from './server-tls.ts';
 import { createSocketEngine, type SocketEngine, type SocketHandler } from './socket-engine.ts';
-import { descriptorOf, noticeDeadPeer, peerCredentials } from './socket-options.ts';
+import { noticeDeadPeer, peerCredentials } from './socket-options.ts';
 
 export interface NbdServerOptions {
   /** The first is also the default export "". */
@@ -171,6 +172,7 @@ class RunningServer implements NbdServer {
     if (verdict.kind === 'instead') this.#displace(verdict.victim);
     const fd = descriptorOf(socket);
     const credentials = address === undefined ? peerCredentials(fd) : undefined;
+    stopLocalPacing(socket);
     this.#open({ address, credentials, tls: undefined }, (handler) => createSocketEngine(socket, handler));
     if (address !== undefined) noticeDeadPeer(fd);
   }

@@ -1,7 +1,6 @@
 // What the system knows of a socket and Node doesn't tell: who is at the other end, whether it listens, how long a dead
 // peer is waited for. Where there is no native access nothing is known, and the defaults of the system stay.
-import type { Server, Socket } from 'node:net';
-import { loadNativeFs, type NativeFs } from '../blockdev/native-fs.ts';
+import { loadNativeCalls, type NativeCalls } from '../base/native-calls.ts';
 import type { PeerCredentials } from './client-identity.ts';
 import {
   KEEPALIVE_AFTER_MS,
@@ -24,17 +23,10 @@ const TCP_USER_TIMEOUT = 18;
 const AF_UNIX = 1;
 const SOCK_STREAM = 1;
 
-/** The system descriptor of a socket or listener; undefined where Node hides it, or it is closed. */
-export function descriptorOf(socket: Socket | Server): number | undefined {
-  const { _handle: handle } = socket as unknown as { _handle?: { fd?: number } | null };
-  const fd = handle?.fd;
-  return typeof fd === 'number' && fd >= 0 ? fd : undefined;
-}
-
 /** The process at the other end of a unix socket, where the system tells. */
 export function peerCredentials(
   fd: number | undefined,
-  native = loadNativeFs(),
+  native = loadNativeCalls(),
 ): PeerCredentials | undefined {
   if (fd === undefined || native?.getSocketOption(fd, SOL_SOCKET, SO_DOMAIN, 1)?.[0] !== AF_UNIX)
     return undefined;
@@ -48,7 +40,7 @@ export function peerCredentials(
 export type SocketKind = 'listening' | 'connected' | 'datagram' | 'no-socket' | 'unknown';
 
 /** What a descriptor that someone passed to us is; `unknown` without native access. */
-export function socketKind(fd: number, native: NativeFs | undefined = loadNativeFs()): SocketKind {
+export function socketKind(fd: number, native: NativeCalls | undefined = loadNativeCalls()): SocketKind {
   if (!native) return 'unknown';
   const type = native.getSocketOption(fd, SOL_SOCKET, SO_TYPE, 1)?.[0];
   if (type === undefined) return 'no-socket';
@@ -60,7 +52,10 @@ export function socketKind(fd: number, native: NativeFs | undefined = loadNative
  * Gives up on a TCP peer that is gone: probes when it is silent, and a limit for what it doesn't acknowledge, which
  * the system would send again for a quarter of an hour. Does nothing to other sockets.
  */
-export function noticeDeadPeer(fd: number | undefined, native: NativeFs | undefined = loadNativeFs()): void {
+export function noticeDeadPeer(
+  fd: number | undefined,
+  native: NativeCalls | undefined = loadNativeCalls(),
+): void {
   if (fd === undefined || !native) return;
   const set = (option: number, value: number): string | undefined =>
     native.setSocketOption(fd, IPPROTO_TCP, option, value);
@@ -71,7 +66,7 @@ export function noticeDeadPeer(fd: number | undefined, native: NativeFs | undefi
 }
 
 /** The same figures, read back: seconds, seconds, probes, milliseconds. */
-export function deadPeerTimers(fd: number, native: NativeFs | undefined = loadNativeFs()): number[] {
+export function deadPeerTimers(fd: number, native: NativeCalls | undefined = loadNativeCalls()): number[] {
   return [TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_KEEPCNT, TCP_USER_TIMEOUT].map(
     (option) => native?.getSocketOption(fd, IPPROTO_TCP, option, 1)?.[0] ?? -1,
   );

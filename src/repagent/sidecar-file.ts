@@ -2,7 +2,7 @@
 // process at any moment after that. Nothing here knows what the bytes mean.
 import fs from 'node:fs';
 import { MiB } from '../base/limits.ts';
-import { loadNativeFs } from '../blockdev/native-fs.ts';
+import { loadNativeCalls } from '../base/native-calls.ts';
 
 /** So much of it is read or written at once. */
 export const LOAD_BYTES = MiB;
@@ -32,7 +32,7 @@ export interface SidecarFile {
 export function openSidecarFile(path: string): SidecarFile {
   const existed = fs.existsSync(path);
   const fd = fs.openSync(path, fs.constants.O_RDWR + fs.constants.O_CREAT, 0o600);
-  const native = loadNativeFs();
+  const native = loadNativeCalls();
   const writeOnce = native
     ? (data: Buffer, position: number) => native.writeSync(fd, data, position)
     : (data: Buffer, position: number) => fs.writeSync(fd, data, 0, data.length, position);

@@ -7,8 +7,8 @@ import { setTimeout as pause } from 'node:timers/promises';
 import { errorCode, errorMessage, OperationError } from '../base/errors.ts';
 import { DIRTY_GRANULARITY_BYTES } from '../base/limits.ts';
 import type { Logger } from '../base/log.ts';
+import { loadNativeCalls } from '../base/native-calls.ts';
 import { safeName } from '../base/safe-name.ts';
-import { loadNativeFs } from '../blockdev/native-fs.ts';
 import { loadAgentId } from './agent-id.ts';
 import { DirtySidecar } from './dirty-sidecar.ts';
 import { openSidecarFile } from './sidecar-file.ts';
@@ -139,7 +139,7 @@ function readBootId(): Buffer {
 async function lock(stateDir: string): Promise<number> {
   const file = path.join(stateDir, LOCK_FILE);
   const fd = fs.openSync(file, fs.constants.O_RDWR + fs.constants.O_CREAT, 0o600);
-  const native = loadNativeFs();
+  const native = loadNativeCalls();
   const deadline = performance.now() + LOCK_PATIENCE_MS;
   while (native) {
     const refused = native.flock(fd, 'exclusive');

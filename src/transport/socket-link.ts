@@ -2,6 +2,7 @@
 // It reports its end exactly once, and never throws into whoever sends.
 import type { Socket } from 'node:net';
 import { sharedPool } from '../base/buffer-pool.ts';
+import { stopLocalPacing } from './local-peer.ts';
 import { type ByteConsumer, ReceiveBuffer } from './receive-buffer.ts';
 
 export interface SocketLinkEvents {
@@ -30,6 +31,7 @@ export class SocketLink {
     this.#received = new ReceiveBuffer(sharedPool, consumer);
     socket.setNoDelay(true);
     socket.setKeepAlive(true, KEEPALIVE_AFTER_MS);
+    stopLocalPacing(socket);
     socket.on('data', (chunk: Buffer) => this.#arrived(chunk));
     socket.on('drain', () => this.#events.drained?.());
     socket.on('error', (error) => {

@@ -3,9 +3,9 @@
 import fs from 'node:fs';
 import { describe, expect, it } from 'vitest';
 import { silentLogger } from '../../src/base/log.ts';
+import { loadNativeCalls } from '../../src/base/native-calls.ts';
 import { type FileDeviceOptions, openFileDevice } from '../../src/blockdev/file-device.ts';
 import { type FileIo, systemIo } from '../../src/blockdev/file-io.ts';
-import { loadNativeFs } from '../../src/blockdev/native-fs.ts';
 import { blockDeviceSuite, type MakeDevice, type SuiteFeatures } from '../support/block-device-suite.ts';
 import { tempDir } from '../support/temp-dir.ts';
 
@@ -29,7 +29,7 @@ function fileDevices(variation: Variation = {}, root?: string): MakeDevice {
 
 /** Moves at most half of what is asked, and is interrupted now and then. */
 function shortIo(): FileIo {
-  const inner = systemIo(loadNativeFs());
+  const inner = systemIo(loadNativeCalls());
   let calls = 0;
   const cut = (bytes: Buffer): Buffer => {
     calls += 1;
@@ -55,7 +55,7 @@ function slowClock(): () => number {
   };
 }
 
-const native = loadNativeFs();
+const native = loadNativeCalls();
 const tellsHoles: SuiteFeatures = native ? { tellsHoles: true, grows: true } : { grows: true };
 
 blockDeviceSuite('raw image', fileDevices(), tellsHoles);

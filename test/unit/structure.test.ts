@@ -20,7 +20,7 @@ const ROWS: readonly (readonly string[])[] = [
 /** A package may be imported only under these paths (relative to src). */
 const PACKAGE_HOMES: Readonly<Record<string, readonly string[]>> = {
   'buffer-layout': ['wire/struct.ts'],
-  koffi: ['blockdev/'],
+  koffi: ['base/native-calls.ts'],
   pino: ['base/log.ts'],
   'pino-pretty': ['base/log.ts'],
   yargs: ['cli/'],

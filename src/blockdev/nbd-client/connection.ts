@@ -20,6 +20,7 @@ import {
   NBD_EXTENDED_REQUEST_BYTES,
   NBD_REQUEST_BYTES,
 } from '../../nbdwire/constants.ts';
+import { stopLocalPacing } from '../../transport/local-peer.ts';
 import { connectTls } from '../../transport/tls-client.ts';
 import type { ClientCredentials } from '../../transport/tls-credentials.ts';
 import { WireError } from '../../wire/struct.ts';
@@ -117,7 +118,10 @@ export class Connection {
         },
       }),
     });
-    this.#socket.on('connect', () => this.#owner.connected(this));
+    this.#socket.on('connect', () => {
+      stopLocalPacing(this.#socket);
+      this.#owner.connected(this);
+    });
     this.#listen();
     this.#connectTimer = setTimeout(() => {
       const what = this.#socket.connecting ? 'could not connect' : 'no NBD handshake';

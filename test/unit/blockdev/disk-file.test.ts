@@ -5,9 +5,9 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { OperationError, UsageError } from '../../../src/base/errors.ts';
 import { MiB, TiB } from '../../../src/base/limits.ts';
 import { silentLogger } from '../../../src/base/log.ts';
+import { loadNativeCalls, type NativeCalls } from '../../../src/base/native-calls.ts';
 import { type DiskFile, openDiskFile } from '../../../src/blockdev/disk-file.ts';
 import { sizeByReading } from '../../../src/blockdev/disk-size.ts';
-import { loadNativeFs, type NativeFs } from '../../../src/blockdev/native-fs.ts';
 import { settled } from '../../support/block-device-suite.ts';
 import { type TempDir, tempDir } from '../../support/temp-dir.ts';
 
@@ -27,12 +27,12 @@ describe('openDiskFile', () => {
   });
 
   async function open(
-    options: { path?: string; readOnly?: boolean; createSizeBytes?: number; native?: NativeFs } = {},
+    options: { path?: string; readOnly?: boolean; createSizeBytes?: number; native?: NativeCalls } = {},
   ): Promise<DiskFile> {
     const file = await openDiskFile({
       path: image,
       readOnly: false,
-      native: loadNativeFs(),
+      native: loadNativeCalls(),
       logger: silentLogger,
       ...options,
     });
@@ -163,7 +163,7 @@ describe('openDiskFile', () => {
     expect(outcomes[1]).toBe('ok');
   });
 
-  describe.runIf(loadNativeFs())('with locks', () => {
+  describe.runIf(loadNativeCalls())('with locks', () => {
     it('refuses a second writer, and a reader beside a writer', async () => {
       make(1024);
       await open();
@@ -196,7 +196,7 @@ describe('openDiskFile', () => {
 
   it('goes on where locks do not exist', async () => {
     make(1024);
-    const native = { ...loadNativeFs(), flock: () => 'ENOLCK' } as unknown as NativeFs;
+    const native = { ...loadNativeCalls(), flock: () => 'ENOLCK' } as unknown as NativeCalls;
     await open({ native });
     await open({ native });
   });

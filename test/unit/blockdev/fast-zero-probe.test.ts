@@ -1,9 +1,9 @@
 import fs from 'node:fs';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { silentLogger } from '../../../src/base/log.ts';
+import type { ZeroMode } from '../../../src/base/native-calls.ts';
 import { probeFastZero } from '../../../src/blockdev/fast-zero-probe.ts';
 import { openFileDevice } from '../../../src/blockdev/file-device.ts';
-import type { ZeroMode } from '../../../src/blockdev/native-fs.ts';
 import { type TempDir, tempDir } from '../../support/temp-dir.ts';
 
 let dir: TempDir;

@@ -3,9 +3,9 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { BlockError } from '../../../src/base/errors.ts';
 import { KiB, MiB } from '../../../src/base/limits.ts';
 import { silentLogger } from '../../../src/base/log.ts';
+import { loadNativeCalls, type NativeCalls } from '../../../src/base/native-calls.ts';
 import { type FileDeviceOptions, openFileDevice } from '../../../src/blockdev/file-device.ts';
 import { type FileIo, systemIo } from '../../../src/blockdev/file-io.ts';
-import { loadNativeFs, type NativeFs } from '../../../src/blockdev/native-fs.ts';
 import type { OrderedDevice } from '../../../src/blockdev/ordered-device.ts';
 import { readBack, settled } from '../../support/block-device-suite.ts';
 import { pattern } from '../../support/disk-model.ts';
@@ -20,7 +20,7 @@ class SpyIo implements FileIo {
   held = false;
   readonly waiting: Array<() => void> = [];
   fail: Record<string, string> = {};
-  readonly #inner = systemIo(loadNativeFs());
+  readonly #inner = systemIo(loadNativeCalls());
 
   readSync(fd: number, target: Buffer, at: number): number {
     this.#note('readSync');
@@ -286,7 +286,7 @@ describe('a raw image', () => {
   });
 
   it('gives space back, and takes it, where native calls are there', async () => {
-    if (!loadNativeFs()) return;
+    if (!loadNativeCalls()) return;
     const device = await open();
     const used = (): number => fs.statSync(dir.file('disk.img')).blocks * 512;
     await device.write(0, pattern(4 * MiB, 6), true);
@@ -301,7 +301,7 @@ describe('a raw image', () => {
   });
 
   it('passes the failure of a native call on, and still counts the change', async () => {
-    const native = { ...loadNativeFs(), fallocateSync: () => 'ENOSPC' } as unknown as NativeFs;
+    const native = { ...loadNativeCalls(), fallocateSync: () => 'ENOSPC' } as unknown as NativeCalls;
     const device = await open({ native });
     await device.flush();
     expect(await settled(() => device.writeZeroes(0, 512, false, false))).toMatchObject({

@@ -2,9 +2,9 @@ import fs from 'node:fs';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { BlockError } from '../../../src/base/errors.ts';
 import { KiB, MiB } from '../../../src/base/limits.ts';
+import type { NativeCalls, ZeroMode } from '../../../src/base/native-calls.ts';
 import { type FileIo, systemIo } from '../../../src/blockdev/file-io.ts';
 import { FileZero } from '../../../src/blockdev/file-zero.ts';
-import type { NativeFs, ZeroMode } from '../../../src/blockdev/native-fs.ts';
 import { SyncBudget } from '../../../src/blockdev/sync-budget.ts';
 import { pattern } from '../../support/disk-model.ts';
 import { type TempDir, tempDir } from '../../support/temp-dir.ts';
@@ -37,7 +37,7 @@ describe('FileZero', () => {
   });
 
   /** Native calls that answer by rule; success zeroes the file with plain writes. */
-  function native(rule: (mode: ZeroMode, offset: number, length: number) => string | undefined): NativeFs {
+  function native(rule: (mode: ZeroMode, offset: number, length: number) => string | undefined): NativeCalls {
     const fallocate = (where: string, mode: ZeroMode, offset: number, length: number): string | undefined => {
       calls.push({ way: `${where} ${mode}`, offset, length });
       const code = rule(mode, offset, length);
@@ -49,7 +49,7 @@ describe('FileZero', () => {
         fallocate('in place', mode, offset, length),
       fallocate: async (_fd: number, mode: ZeroMode, offset: number, length: number) =>
         fallocate('pool', mode, offset, length),
-    } as NativeFs;
+    } as NativeCalls;
   }
 
   function io(): FileIo {
@@ -63,7 +63,7 @@ describe('FileZero', () => {
     };
   }
 
-  function zero(fs_: NativeFs | undefined, budget = new SyncBudget()): FileZero {
+  function zero(fs_: NativeCalls | undefined, budget = new SyncBudget()): FileZero {
     return new FileZero({ fd, io: io(), native: fs_, budget });
   }
 
@@ -103,7 +103,7 @@ describe('FileZero', () => {
         sizes.push([offset, length]);
         return undefined;
       },
-    } as unknown as NativeFs;
+    } as unknown as NativeCalls;
     const length = 4 * 1024 * MiB - 512;
     await new FileZero({ fd, io: io(), native: counting }).zero(512, length, 'punch');
     expect(sizes).toHaveLength(512);

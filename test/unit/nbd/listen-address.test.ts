@@ -10,7 +10,7 @@ import { silentLogger } from '../../../src/base/log.ts';
 import { formatAddress, type ListenAddress } from '../../../src/nbd/listen-address.ts';
 import { type NbdServer, startNbdServer } from '../../../src/nbd/server.ts';
 import { applyPermissions, bindWithMode, type SocketPermissions } from '../../../src/nbd/socket-file.ts';
-import { descriptorOf } from '../../../src/nbd/socket-options.ts';
+import { descriptorOf } from '../../../src/transport/local-peer.ts';
 import { RawNbdClient } from '../../support/raw-nbd-client.ts';
 import { type TempDir, tempDir } from '../../support/temp-dir.ts';
 import { SparseDevice } from '../../support/test-devices.ts';

@@ -2,12 +2,8 @@
 import { connect, createServer, type Socket } from 'node:net';
 import { afterEach, describe, expect, it } from 'vitest';
 import { KiB } from '../../../src/base/limits.ts';
-import {
-  deadPeerTimers,
-  descriptorOf,
-  peerCredentials,
-  socketKind,
-} from '../../../src/nbd/socket-options.ts';
+import { deadPeerTimers, peerCredentials, socketKind } from '../../../src/nbd/socket-options.ts';
+import { congestionControl, descriptorOf } from '../../../src/transport/local-peer.ts';
 import { NbdRig } from '../../support/nbd-rig.ts';
 import { tempDir } from '../../support/temp-dir.ts';
 import { SparseDevice } from '../../support/test-devices.ts';
@@ -79,6 +75,22 @@ describe('the server', () => {
     for (const fd of openSockets()) if (!before.has(fd)) seen.push(deadPeerTimers(fd));
     // Idle seconds, seconds between probes, probes, milliseconds without an acknowledgement.
     expect(seen).toContainEqual([30, 15, 6, 120_000]);
+  });
+});
+
+describe('connections within this machine', () => {
+  let rig: NbdRig;
+  afterEach(() => rig.stop());
+
+  it('are never paced', async () => {
+    const before = new Set(openSockets());
+    rig = await NbdRig.start(new SparseDevice(64 * KiB), { tcp: true });
+    await rig.open();
+    const mine = openSockets().filter((fd) => !before.has(fd));
+    // The client's end keeps what the system has, whatever that is.
+    expect(
+      mine.map((fd) => congestionControl(fd)).filter((name) => !name?.startsWith('bbr')).length,
+    ).toBeGreaterThan(0);
   });
 });
 

@@ -1,5 +1,5 @@
 // System calls that Node doesn't offer, through koffi. The only file that knows koffi: an optional dependency,
-// looked for once. Where it is missing, or off 64-bit Linux, there is no NativeFs, and every caller must do without.
+// looked for once. Where it is missing, or off 64-bit Linux, there is no NativeCalls, and every caller must do without.
 import { createRequire } from 'node:module';
 import { getSystemErrorName } from 'node:util';
 import type { KoffiFunc, LibraryHandle } from 'koffi';
@@ -11,7 +11,7 @@ export type ZeroMode = 'punch' | 'zero';
 export type LockMode = 'shared' | 'exclusive';
 
 /** The calls. Those that can fail in a way that the caller decides on answer the errno's name, or undefined. */
-export interface NativeFs {
+export interface NativeCalls {
   /** Reads into `target` from `position`, in place. @returns bytes, maybe fewer @throws Error with `code` */
   readSync(fd: number, target: Buffer, position: number): number;
   /** Writes `data` at `position`, in place. @returns bytes, maybe fewer @throws Error with `code` */
@@ -30,6 +30,9 @@ export interface NativeFs {
   /** Whole numbers of 32 bits that a socket option holds, at most `count`; undefined when the system won't tell. */
   getSocketOption(fd: number, level: number, option: number, count: number): number[] | undefined;
   setSocketOption(fd: number, level: number, option: number, value: number): string | undefined;
+  /** A socket option that is a short name, at most 31 bytes; undefined when the system won't tell. */
+  getSocketName(fd: number, level: number, option: number): string | undefined;
+  setSocketName(fd: number, level: number, option: number, value: string): string | undefined;
 }
 
 const FALLOC_FL_KEEP_SIZE = 1;
@@ -46,14 +49,16 @@ const LOCK_EX = 2;
 const LOCK_NB = 4;
 const POSIX_FADV_WILLNEED = 3;
 
+const MAX_NAME_BYTES = 32;
+
 /** Calls on the thread pool at a time: koffi allows a few dozen, the pool has four threads. The others wait here. */
 const MAX_POOL_CALLS = 16;
 
-let cached: NativeFs | undefined;
+let cached: NativeCalls | undefined;
 let looked = false;
 
 /** The system calls, when koffi is installed and this is a 64-bit Linux. */
-export function loadNativeFs(): NativeFs | undefined {
+export function loadNativeCalls(): NativeCalls | undefined {
   if (!looked) {
     looked = true;
     cached = open();
@@ -61,7 +66,7 @@ export function loadNativeFs(): NativeFs | undefined {
   return cached;
 }
 
-function open(): NativeFs | undefined {
+function open(): NativeCalls | undefined {
   if (process.platform !== 'linux') return undefined;
   try {
     const koffi = createRequire(import.meta.url)('koffi') as typeof import('koffi');
@@ -85,7 +90,7 @@ type Setsockopt = KoffiFunc<
 >;
 type Fadvise = KoffiFunc<(fd: number, offset: number, length: number, advice: number) => number>;
 
-function bind(libc: LibraryHandle, errno: () => number): NativeFs {
+function bind(libc: LibraryHandle, errno: () => number): NativeCalls {
   const pread = libc.func('int64_t pread(int fd, void *bytes, size_t length, int64_t offset)') as Transfer;
   const pwrite = libc.func(
     'int64_t pwrite(int fd, const void *bytes, size_t length, int64_t offset)',
@@ -146,6 +151,14 @@ function bind(libc: LibraryHandle, errno: () => number): NativeFs {
     },
     setSocketOption: (fd, level, option, value) =>
       code(setsockopt(fd, level, option, Buffer.from(new Int32Array([value]).buffer), 4)),
+    getSocketName: (fd, level, option) => {
+      const value = Buffer.alloc(MAX_NAME_BYTES);
+      const length = new Uint32Array([value.length]);
+      if (getsockopt(fd, level, option, value, Buffer.from(length.buffer)) !== 0) return undefined;
+      return value.toString('latin1', 0, length[0]).replace(/\0.*$/s, '');
+    },
+    setSocketName: (fd, level, option, value) =>
+      code(setsockopt(fd, level, option, Buffer.from(value, 'latin1'), value.length)),
   };
 }
 

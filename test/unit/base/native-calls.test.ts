@@ -1,11 +1,11 @@
 import fs from 'node:fs';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { GiB, KiB, MiB } from '../../../src/base/limits.ts';
-import { loadNativeFs } from '../../../src/blockdev/native-fs.ts';
+import { loadNativeCalls } from '../../../src/base/native-calls.ts';
 import { pattern } from '../../support/disk-model.ts';
 import { type TempDir, tempDir } from '../../support/temp-dir.ts';
 
-const native = loadNativeFs();
+const native = loadNativeCalls();
 
 describe.runIf(native)('native calls', () => {
   const calls = native!;
