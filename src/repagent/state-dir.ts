@@ -4,13 +4,13 @@ import { createHash } from 'node:crypto';
 import fs from 'node:fs';
 import path from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
-import { errorCode, errorMessage, OperationError } from '../base/errors.ts';
-import { DIRTY_GRANULARITY_BYTES } from '../base/limits.ts';
+import { errorCode, OperationError } from '../base/errors.ts';
 import type { Logger } from '../base/log.ts';
 import { loadNativeCalls } from '../base/native-calls.ts';
 import { safeName } from '../base/safe-name.ts';
 import { loadAgentId } from './agent-id.ts';
-import { DirtySidecar } from './dirty-sidecar.ts';
+import { DirtyMaps, type MapRequest } from './dirty-maps.ts';
+import type { DirtySidecar } from './dirty-sidecar.ts';
 import { openSidecarFile } from './sidecar-file.ts';
 import type { ImageMark } from './sidecar-finding.ts';
 import { MARK_BYTES } from './sidecar-head.ts';
@@ -33,24 +33,27 @@ export interface AgentStateOptions {
   readonly logger: Logger;
 }
 
-export interface MapRequest {
-  readonly volumeName: string;
-  readonly sizeBytes: number;
-  readonly image: ImageMark | undefined;
-  readonly onBroken: (error: unknown) => void;
-}
-
 export class AgentState {
   readonly agentId: Buffer;
-  readonly #options: AgentStateOptions;
+  readonly #maps: DirtyMaps;
   readonly #lockFd: number;
-  readonly #bootId: Buffer;
 
   private constructor(options: AgentStateOptions, agentId: Buffer, lockFd: number) {
-    this.#options = options;
     this.agentId = agentId;
     this.#lockFd = lockFd;
-    this.#bootId = readBootId();
+    const { stateDir, granularityBytes, exact, logger } = options;
+    const folder = path.join(stateDir, MAPS_FOLDER);
+    this.#maps = new DirtyMaps({
+      agentId,
+      bootId: readBootId(),
+      open: (volumeName) => {
+        fs.mkdirSync(folder, { recursive: true, mode: 0o700 });
+        return openSidecarFile(path.join(folder, `${safeName(volumeName)}.map`));
+      },
+      granularityBytes,
+      exact,
+      logger,
+    });
   }
 
   /** @throws OperationError when the directory can't be used, or another agent uses it */
@@ -62,66 +65,12 @@ export class AgentState {
 
   /** Opens the map of a volume, whatever is there. @throws OperationError when its file can't be used */
   openMap(request: MapRequest): DirtySidecar {
-    const { stateDir, granularityBytes, exact, logger } = this.#options;
-    const folder = path.join(stateDir, MAPS_FOLDER);
-    const file = path.join(folder, `${safeName(request.volumeName)}.map`);
-    try {
-      fs.mkdirSync(folder, { recursive: true, mode: 0o700 });
-      const sidecar = new DirtySidecar({
-        file: openSidecarFile(file),
-        agentId: this.agentId,
-        volumeName: request.volumeName,
-        sizeBytes: request.sizeBytes,
-        granularityBytes: granularityBytes ?? DIRTY_GRANULARITY_BYTES,
-        bootId: this.#bootId,
-        image: request.image,
-        exact: exact ?? false,
-        logger,
-        onBroken: request.onBroken,
-      });
-      tell(logger, request.volumeName, sidecar);
-      return sidecar;
-    } catch (error) {
-      throw new OperationError(`the dirty map ${file} can't be kept: ${errorMessage(error)}`, {
-        hint: 'make room there, or name another directory with --state-dir',
-        cause: error,
-      });
-    }
+    return this.#maps.openMap(request);
   }
 
   /** Lets another agent have the directory. */
   close(): void {
     fs.closeSync(this.#lockFd);
-  }
-}
-
-function tell(logger: Logger, volume: string, { finding, bits, granularityBytes }: DirtySidecar): void {
-  const about = { volume, finding, dirtyBytes: bits.count * granularityBytes };
-  switch (finding) {
-    case 'new':
-    case 'clean':
-    case 'exact':
-    case 'agent-crash':
-      logger.info(about, 'the dirty map was opened');
-      return;
-    case 'host-crash':
-      logger.warn(
-        about,
-        'the machine ended without a shutdown: the volume will be compared with its replica',
-      );
-      return;
-    case 'image-changed':
-      logger.warn(
-        about,
-        'the image was changed while it was not served: it will be compared with its replica',
-      );
-      return;
-    case 'corrupt':
-      logger.error(about, 'the dirty map is damaged: the volume will be compared with its replica');
-      return;
-    case 'foreign':
-      logger.error(about, 'the dirty map is of another agent or volume: it is not used');
-      return;
   }
 }
 

@@ -4,6 +4,7 @@ import fs from 'node:fs/promises';
 import path from 'node:path';
 import { errorMessage, OperationError } from '../base/errors.ts';
 import { safeName } from '../base/safe-name.ts';
+import type { FileCalls } from '../base/small-files.ts';
 import { BLOCK_IDENTITY, type ImageOpener } from './image-opener.ts';
 import { memoryRecord, type RecordPlace, recordFile } from './record-file.ts';
 import type { ImageLook } from './replica-record.ts';
@@ -29,6 +30,8 @@ export interface CatalogOptions {
   /** Where the records of paired images are kept; without it they are gone with the process. */
   readonly stateDir?: string | undefined;
   readonly images: ImageOpener;
+  /** How records are kept; the system's files unless told. */
+  readonly files?: FileCalls | undefined;
 }
 
 export class Catalog {
@@ -79,10 +82,11 @@ export class Catalog {
 
   /** Where the record of a replica is kept: in the folder beside it, so that who copies the folder copies it too. */
   recordPlace(place: ReplicaPlace): RecordPlace {
-    if (!place.isPaired) return recordFile(`${place.path}${RECORD_SUFFIX}`);
-    const { stateDir } = this.#options;
+    const { stateDir, files } = this.#options;
+    if (!place.isPaired) return recordFile(`${place.path}${RECORD_SUFFIX}`, files);
     if (stateDir === undefined) return memoryRecord();
-    return recordFile(path.join(stateDir, 'replicas', `${safeName(place.volumeName)}${RECORD_SUFFIX}`));
+    const name = `${safeName(place.volumeName)}${RECORD_SUFFIX}`;
+    return recordFile(path.join(stateDir, 'replicas', name), files);
   }
 
   /** How the image of a place looks now. */

@@ -5,6 +5,7 @@ import { errorMessage, OperationError } from '../base/errors.ts';
 import { deferred, Stopper } from '../base/lifecycle.ts';
 import { MAX_NAME_BYTES } from '../base/limits.ts';
 import type { Logger } from '../base/log.ts';
+import type { FileCalls } from '../base/small-files.ts';
 import type { VerifyProgress, VerifyResult, VolumeStatus } from '../control/status.ts';
 import { AgentGate, type HubTls, type ProvenAgent } from './agent-gate.ts';
 import { AgentSession, type SessionHost } from './agent-session.ts';
@@ -33,9 +34,10 @@ export interface HubOptions {
   readonly tls?: HubTls | undefined;
   /** Milliseconds. */
   readonly pingIntervalMs?: number | undefined;
-  /** For tests: other times and sizes, other places for images, another network than TCP. */
+  /** For tests: other times and sizes, other places for images and records, another network than TCP. */
   readonly tuning?: Partial<HubTuning> | undefined;
   readonly images?: ImageOpener | undefined;
+  readonly files?: FileCalls | undefined;
   readonly createServer?: ((accept: (socket: Socket) => void) => Server) | undefined;
 }
 
@@ -74,9 +76,10 @@ export async function startHub(options: HubOptions): Promise<Hub> {
     storeDir: options.storeDir,
     stateDir: options.stateDir,
     images,
+    files: options.files,
   });
   const sizes = await catalog.checkPairs();
-  const identity = await loadHubIdentity(options.stateDir);
+  const identity = await loadHubIdentity(options.stateDir, options.files);
   const hub = new RunningHub(options, catalog, identity);
   hub.addPairs(sizes);
   await hub.listen();

@@ -1,8 +1,8 @@
 // The file of a replica's record: replaced as a whole, and durable when the call has answered. It must never leave half
 // a record behind, nor an old one in front of a newer.
-import fs from 'node:fs/promises';
 import path from 'node:path';
-import { errorCode, errorMessage, OperationError } from '../base/errors.ts';
+import { errorMessage, OperationError } from '../base/errors.ts';
+import { type FileCalls, makeFolderDurably, replaceFile, systemFiles } from '../base/small-files.ts';
 import { decodeRecord, encodeRecord, type ReplicaRecord } from './replica-record.ts';
 
 export interface RecordPlace {
@@ -24,35 +24,25 @@ export function memoryRecord(): RecordPlace {
 }
 
 /** @param file its folder is created when the record is first saved */
-export function recordFile(file: string): RecordPlace {
-  return { load: () => load(file), save: (record) => save(file, record) };
-}
-
-async function load(file: string): Promise<ReplicaRecord | 'damaged' | undefined> {
-  try {
-    return decodeRecord(await fs.readFile(file, 'utf8')) ?? 'damaged';
-  } catch (error) {
-    if (errorCode(error) === 'ENOENT') return undefined;
-    throw failed(file, error);
-  }
-}
-
-async function save(file: string, record: ReplicaRecord): Promise<void> {
-  const folder = path.dirname(file);
-  const draft = `${file}.new`;
-  try {
-    await fs.mkdir(folder, { recursive: true, mode: 0o700 });
-    await fs.writeFile(draft, encodeRecord(record), { mode: 0o600, flush: true });
-    await fs.rename(draft, file);
-    const handle = await fs.open(folder, 'r');
-    try {
-      await handle.sync();
-    } finally {
-      await handle.close();
-    }
-  } catch (error) {
-    throw failed(file, error);
-  }
+export function recordFile(file: string, calls: FileCalls = systemFiles): RecordPlace {
+  return {
+    load: async () => {
+      try {
+        const text = await calls.read(file);
+        return text === undefined ? undefined : (decodeRecord(text) ?? 'damaged');
+      } catch (error) {
+        throw failed(file, error);
+      }
+    },
+    save: async (record) => {
+      try {
+        await makeFolderDurably(calls, path.dirname(file));
+        await replaceFile(calls, file, encodeRecord(record));
+      } catch (error) {
+        throw failed(file, error);
+      }
+    },
+  };
 }
 
 function failed(file: string, error: unknown): OperationError {
