@@ -145,11 +145,22 @@ export class Agent {
     below: BlockDevice,
     image: () => ImageMark | undefined = () => undefined,
   ): BlockDevice {
+    const disk = new MirrorFilter(below);
+    this.mirror(name, disk, image);
+    return disk;
+  }
+
+  /**
+   * The same for a disk that has further mirrors, of other hubs.
+   * @throws UsageError or OperationError when the volume can't be replicated
+   */
+  mirror(name: string, disk: MirrorFilter, image: () => ImageMark | undefined): void {
+    const { below } = disk;
     this.#check(name, below);
     const volume = new ProtectedVolume({
       name,
       reportedId: this.#idOf(name),
-      below,
+      disk,
       stream: this.#stream,
       memory: this.#openMemory(name, below, image),
       nowUs: this.#nowUs,
@@ -160,9 +171,9 @@ export class Agent {
       },
       onFault: (faulty, error) => this.#fault(faulty, error),
     });
+    disk.join(volume);
     this.#volumes.set(name, volume);
     this.#link.session?.report();
-    return new MirrorFilter(volume);
   }
 
   /** Begins to dial the hub, and goes on until close(). */

@@ -1,35 +1,55 @@
-// The mirroring filter: every change goes to the device below, and when it has taken effect, into the stream to the
-// hub. It must never make the guest wait for the hub nor fail for it; while the device below answers at once, so does
-// this, without a promise and without a closure.
+// The mirroring filter: every change goes to the device below, and when it has taken effect, to each hub's mirror: all
+// of them hear of the same changes, overlapping ones in the same order. It must never make the guest wait for a hub nor
+// fail for one; while the device below answers at once, so does this, without a promise and without a closure.
 //
 // Deliberately no PassThrough: a method that is added to BlockDevice, or a kind that is added to Mutation, doesn't
 // compile until it's decided here whether it changes the disk.
-import { unreachable } from '../base/assert.ts';
+import { assert, unreachable } from '../base/assert.ts';
 import { SECTOR_BYTES } from '../base/limits.ts';
 import { andThen, type MaybePromise } from '../base/maybe.ts';
 import type { BlockDevice, DeviceLimits, Extent } from '../blockdev/block-device.ts';
 import type { MutationKind } from '../blockdev/mutation.ts';
+import { RangeLock } from '../blockdev/range-lock.ts';
 import { DerivedLimits } from '../filter/derived-limits.ts';
 import type { Generation } from './dirty-map.ts';
-import type { ProtectedVolume } from './protected-volume.ts';
+import type { Mirror, MirroredDisk } from './mirror.ts';
+import { RangeWatches } from './range-watch.ts';
 
-export class MirrorFilter implements BlockDevice {
-  readonly #volume: ProtectedVolume;
-  readonly #below: BlockDevice;
+/** What each mirror gave at the beginning of a change, in their order. */
+type Tokens = Array<Generation | undefined>;
+
+export class MirrorFilter implements BlockDevice, MirroredDisk {
+  readonly below: BlockDevice;
+  readonly lock = new RangeLock();
+  readonly watches = new RangeWatches();
+  /** The device below is being closed or is closed. */
+  isClosed = false;
+  readonly #mirrors: Mirror[] = [];
+  /** Of the change that is being made, as long as it is made in one go: spares it an array of its own. */
+  readonly #tokens: Tokens = [];
   readonly #limits: DerivedLimits;
+  #sizeBytes: number;
   #closing: Promise<void> | undefined;
 
-  constructor(volume: ProtectedVolume) {
-    this.#volume = volume;
-    this.#below = volume.below;
-    // The hub knows whole sectors only.
-    this.#limits = new DerivedLimits(this.#below, (limits) => ({
+  constructor(below: BlockDevice) {
+    this.below = below;
+    this.#sizeBytes = below.sizeBytes;
+    // Hubs know whole sectors only.
+    this.#limits = new DerivedLimits(below, (limits) => ({
       minBlockBytes: Math.max(limits.minBlockBytes, SECTOR_BYTES),
     }));
   }
 
+  /** One more mirror, before any change is made. */
+  join(mirror: Mirror): void {
+    assert(this.lock.size === 0, 'a mirror joins before there are changes');
+    this.#mirrors.push(mirror);
+    this.#tokens.push(undefined);
+  }
+
+  /** What guests may reach, bytes: less than the device below has until every mirror knows of the rest. */
   get sizeBytes(): number {
-    return this.#volume.sizeBytes;
+    return this.#sizeBytes;
   }
 
   get limits(): DeviceLimits {
@@ -37,35 +57,42 @@ export class MirrorFilter implements BlockDevice {
   }
 
   read(offset: number, target: Buffer): MaybePromise<void> {
-    return this.#below.read(offset, target);
+    return this.below.read(offset, target);
   }
 
   write(offset: number, data: Buffer, fua: boolean): MaybePromise<void> {
-    return this.#change('write', offset, data.length, data, fua, false);
+    return this.#change('write', offset, data.length, data, fua, false, undefined);
   }
 
   flush(): MaybePromise<void> {
-    return this.#carryOut('flush', 0, 0, undefined, false, false);
+    return this.#carryOut('flush', 0, 0, undefined, false, false, undefined);
   }
 
   trim(offset: number, length: number, fua: boolean): MaybePromise<void> {
-    return this.#change('trim', offset, length, undefined, fua, false);
+    return this.#change('trim', offset, length, undefined, fua, false, undefined);
   }
 
   writeZeroes(offset: number, length: number, fua: boolean, mayTrim: boolean): MaybePromise<void> {
-    return this.#change('writeZeroes', offset, length, undefined, fua, mayTrim);
+    return this.#change('writeZeroes', offset, length, undefined, fua, mayTrim, undefined);
+  }
+
+  writeRemotely(by: Mirror, offset: number, data: Buffer): MaybePromise<void> {
+    return this.#change('write', offset, data.length, data, false, false, by);
   }
 
   cache(offset: number, length: number): MaybePromise<void> {
-    return this.#below.cache(offset, length);
+    return this.below.cache(offset, length);
   }
 
   extents(offset: number, length: number, maxExtents?: number): MaybePromise<Extent[]> {
-    return this.#below.extents(offset, length, maxExtents);
+    return this.below.extents(offset, length, maxExtents);
   }
 
   resize(sizeBytes: number): MaybePromise<void> {
-    return andThen(this.#below.resize(sizeBytes), () => this.#volume.grown());
+    return andThen(this.below.resize(sizeBytes), () => {
+      for (const mirror of this.#mirrors) mirror.grown();
+      this.#sizeBytes = this.below.sizeBytes;
+    });
   }
 
   close(): Promise<void> {
@@ -73,7 +100,7 @@ export class MirrorFilter implements BlockDevice {
     return this.#closing;
   }
 
-  /** A change of a range: after those that it overlaps, the hub's own included. */
+  /** A change of a range: after those that it overlaps. @param by the mirror that is not told of it */
   #change(
     kind: MutationKind,
     offset: number,
@@ -81,13 +108,14 @@ export class MirrorFilter implements BlockDevice {
     data: Buffer | undefined,
     fua: boolean,
     mayTrim: boolean,
+    by: Mirror | undefined,
   ): MaybePromise<void> {
-    const { lock } = this.#volume;
+    const { lock } = this;
     if (length === 0) return this.#apply(kind, offset, length, data, fua, mayTrim);
     if (lock.size > 0 && lock.overlaps(offset, length)) {
-      return lock.run(offset, length, () => this.#carryOut(kind, offset, length, data, fua, mayTrim));
+      return lock.run(offset, length, () => this.#carryOut(kind, offset, length, data, fua, mayTrim, by));
     }
-    return lock.track(offset, length, this.#carryOut(kind, offset, length, data, fua, mayTrim));
+    return lock.track(offset, length, this.#carryOut(kind, offset, length, data, fua, mayTrim, by));
   }
 
   #carryOut(
@@ -97,41 +125,79 @@ export class MirrorFilter implements BlockDevice {
     data: Buffer | undefined,
     fua: boolean,
     mayTrim: boolean,
+    by: Mirror | undefined,
   ): MaybePromise<void> {
-    const volume = this.#volume;
-    const token = kind === 'flush' ? undefined : volume.begin(offset, length);
-    const bits = kind === 'flush' ? undefined : volume.bitsDurable();
-    if (bits) return bits.then(() => this.#finishChange(token, kind, offset, length, data, fua, mayTrim));
-    return this.#finishChange(token, kind, offset, length, data, fua, mayTrim);
+    const bits = kind === 'flush' ? undefined : this.#begin(offset, length, by);
+    if (!bits) return this.#finishChange(this.#tokens, kind, offset, length, data, fua, mayTrim, by);
+    const tokens = [...this.#tokens];
+    return bits.then(() => this.#finishChange(tokens, kind, offset, length, data, fua, mayTrim, by));
+  }
+
+  /** Every mirror but the writer's own learns that a change begins. @returns what has to be waited for before it may */
+  #begin(offset: number, length: number, by: Mirror | undefined): Promise<unknown> | undefined {
+    if (!this.watches.isEmpty) this.watches.touch(offset, length);
+    let waits: Promise<unknown> | undefined;
+    for (let at = 0; at < this.#mirrors.length; at += 1) {
+      const mirror = this.#mirrors[at]!;
+      if (mirror === by) continue;
+      this.#tokens[at] = mirror.begin(offset, length);
+      const bits = mirror.bitsDurable();
+      if (bits) waits = waits ? Promise.all([waits, bits]) : bits;
+    }
+    return waits;
   }
 
   #finishChange(
-    token: Generation | undefined,
+    tokens: Tokens,
     kind: MutationKind,
     offset: number,
     length: number,
     data: Buffer | undefined,
     fua: boolean,
     mayTrim: boolean,
+    by: Mirror | undefined,
   ): MaybePromise<void> {
-    const volume = this.#volume;
     let result: MaybePromise<void>;
     try {
       result = this.#apply(kind, offset, length, data, fua, mayTrim);
     } catch (error) {
-      volume.failed(kind, token, offset, length);
+      this.#failed(tokens, kind, offset, length, by);
       throw error;
     }
     if (result instanceof Promise) {
+      const kept = tokens === this.#tokens ? [...tokens] : tokens;
       return result.then(
-        () => volume.completed(kind, token, offset, length, data),
+        () => this.#completed(kept, kind, offset, length, data, by),
         (error: unknown) => {
-          volume.failed(kind, token, offset, length);
+          this.#failed(kept, kind, offset, length, by);
           throw error;
         },
       );
     }
-    volume.completed(kind, token, offset, length, data);
+    this.#completed(tokens, kind, offset, length, data, by);
+  }
+
+  #completed(
+    tokens: Tokens,
+    kind: MutationKind,
+    offset: number,
+    length: number,
+    data: Buffer | undefined,
+    by: Mirror | undefined,
+  ): void {
+    for (let at = 0; at < this.#mirrors.length; at += 1) {
+      const mirror = this.#mirrors[at]!;
+      if (mirror !== by) mirror.completed(kind, tokens[at], offset, length, data);
+      tokens[at] = undefined;
+    }
+  }
+
+  #failed(tokens: Tokens, kind: MutationKind, offset: number, length: number, by: Mirror | undefined): void {
+    for (let at = 0; at < this.#mirrors.length; at += 1) {
+      const mirror = this.#mirrors[at]!;
+      if (mirror !== by) mirror.failed(kind, tokens[at], offset, length);
+      tokens[at] = undefined;
+    }
   }
 
   #apply(
@@ -144,13 +210,13 @@ export class MirrorFilter implements BlockDevice {
   ): MaybePromise<void> {
     switch (kind) {
       case 'write':
-        return this.#below.write(offset, data!, fua);
+        return this.below.write(offset, data!, fua);
       case 'writeZeroes':
-        return this.#below.writeZeroes(offset, length, fua, mayTrim);
+        return this.below.writeZeroes(offset, length, fua, mayTrim);
       case 'trim':
-        return this.#below.trim(offset, length, fua);
+        return this.below.trim(offset, length, fua);
       case 'flush':
-        return this.#below.flush();
+        return this.below.flush();
       default:
         return unreachable(kind, 'mutation');
     }
@@ -158,10 +224,9 @@ export class MirrorFilter implements BlockDevice {
 
   /** Changes that wait for their turn have been accepted: they are carried out before the device is closed. */
   async #finish(): Promise<void> {
-    const volume = this.#volume;
-    volume.isClosed = true;
-    while (volume.lock.size > 0) await volume.lock.drain();
-    await this.#below.close();
-    await volume.forget();
+    this.isClosed = true;
+    while (this.lock.size > 0) await this.lock.drain();
+    await this.below.close();
+    await Promise.all(this.#mirrors.map((mirror) => mirror.forget()));
   }
 }

@@ -1,5 +1,6 @@
-// One volume of the agent: what changed on it, and where that goes. Nothing in here may throw into a guest's request:
-// when the mirror goes wrong, the range is dirty, the link goes down, and the guest doesn't notice.
+// One volume's mirror at one hub: what changed that this hub may lack, and where that goes. Nothing in here may throw
+// into a guest's request: when the mirror goes wrong, the range is dirty, the link goes down, and neither the guest nor
+// another hub notices.
 import { unreachable } from '../base/assert.ts';
 import type { Bitmap } from '../base/bitmap.ts';
 import { errorMessage } from '../base/errors.ts';
@@ -7,13 +8,14 @@ import { type Deferred, deferred } from '../base/lifecycle.ts';
 import type { MaybePromise } from '../base/maybe.ts';
 import type { BlockDevice } from '../blockdev/block-device.ts';
 import type { MutationKind } from '../blockdev/mutation.ts';
-import { RangeLock } from '../blockdev/range-lock.ts';
+import type { RangeLock } from '../blockdev/range-lock.ts';
 import type { Ack, Claim, Recorded, StartPairing } from '../repwire/messages.ts';
 import { BitRetirement } from './bit-retirement.ts';
 import { DirtyMap, type Generation } from './dirty-map.ts';
 import type { DirtySidecar } from './dirty-sidecar.ts';
+import type { Mirror, MirroredDisk } from './mirror.ts';
 import type { MirrorStream, StreamMember } from './mirror-stream.ts';
-import { RangeWatches } from './range-watch.ts';
+import type { RangeWatches } from './range-watch.ts';
 import type { ImageMark } from './sidecar-finding.ts';
 import { VolumeHealth } from './volume-health.ts';
 
@@ -30,8 +32,8 @@ export interface VolumeMemory {
 export interface ProtectedVolumeOptions {
   readonly name: string;
   readonly reportedId: bigint;
-  /** The device below the mirror. */
-  readonly below: BlockDevice;
+  /** What is mirrored. */
+  readonly disk: MirroredDisk;
   readonly stream: MirrorStream;
   readonly memory?: VolumeMemory | undefined;
   /** The clock, Unix microseconds. */
@@ -42,14 +44,10 @@ export interface ProtectedVolumeOptions {
   readonly onFault: (volume: ProtectedVolume, error: unknown) => void;
 }
 
-export class ProtectedVolume implements StreamMember {
+export class ProtectedVolume implements StreamMember, Mirror {
   readonly name: string;
-  readonly below: BlockDevice;
   /** The id under which the volume is reported. */
   readonly reportedId: bigint;
-  /** Puts overlapping changes, the guest's and the hub's, in one order. */
-  readonly lock = new RangeLock();
-  readonly watches = new RangeWatches();
   readonly map: DirtyMap;
   readonly health: VolumeHealth;
   /** The id that the hub gave it on the present connection. */
@@ -57,8 +55,7 @@ export class ProtectedVolume implements StreamMember {
   queuedBytes = 0;
   /** Newest entry of this volume. */
   lastSequence = 0;
-  /** The device below is being closed or is closed. */
-  isClosed = false;
+  readonly #disk: MirroredDisk;
   #sizeBytes: number;
   readonly #stream: MirrorStream;
   readonly #memory: VolumeMemory | undefined;
@@ -74,8 +71,8 @@ export class ProtectedVolume implements StreamMember {
 
   constructor(options: ProtectedVolumeOptions) {
     this.name = options.name;
-    this.below = options.below;
-    this.#sizeBytes = options.below.sizeBytes;
+    this.#disk = options.disk;
+    this.#sizeBytes = options.disk.below.sizeBytes;
     this.reportedId = options.reportedId;
     this.wireId = options.reportedId;
     this.#stream = options.stream;
@@ -85,13 +82,32 @@ export class ProtectedVolume implements StreamMember {
     const sidecar = options.memory?.sidecar;
     this.map = new DirtyMap(this.#sizeBytes, options.nowUs, sidecar);
     if (sidecar) {
-      const flush = sidecar.isExact ? async () => options.below.flush() : undefined;
+      const flush = sidecar.isExact ? async () => options.disk.below.flush() : undefined;
       this.#retirement = new BitRetirement({ map: this.map, sidecar, flush });
     }
     this.health = new VolumeHealth();
   }
 
-  /** What guests and the hub may reach, bytes. */
+  /** The device below all mirrors. */
+  get below(): BlockDevice {
+    return this.#disk.below;
+  }
+
+  /** The order of all changes of the disk. */
+  get lock(): RangeLock {
+    return this.#disk.lock;
+  }
+
+  get watches(): RangeWatches {
+    return this.#disk.watches;
+  }
+
+  /** The device below is being closed or is closed. */
+  get isClosed(): boolean {
+    return this.#disk.isClosed;
+  }
+
+  /** What the hub may reach, bytes. */
   get sizeBytes(): number {
     return this.#sizeBytes;
   }
@@ -107,10 +123,8 @@ export class ProtectedVolume implements StreamMember {
     return this.#mode;
   }
 
-  /** To be called before a change is begun. @returns what {@link completed} or {@link failed} wants to have */
   begin(offset: number, length: number): Generation | undefined {
     try {
-      if (!this.watches.isEmpty) this.watches.touch(offset, length);
       return this.map.begin(offset, length);
     } catch (error) {
       this.#fault(error);
@@ -118,10 +132,6 @@ export class ProtectedVolume implements StreamMember {
     }
   }
 
-  /**
-   * The change has taken effect. The guest's answer must follow in the same turn, and not before.
-   * @param data lent; undefined unless it is a write
-   */
   completed(
     kind: MutationKind,
     token: Generation | undefined,
@@ -140,7 +150,6 @@ export class ProtectedVolume implements StreamMember {
     if (kind !== 'flush') this.#complete(token, offset, length, sequence);
   }
 
-  /** The change failed: what the range holds now is undefined. */
   failed(kind: MutationKind, token: Generation | undefined, offset: number, length: number): void {
     if (kind === 'flush') return;
     let sequence = 0;
@@ -154,12 +163,9 @@ export class ProtectedVolume implements StreamMember {
     this.#complete(token, offset, length, sequence);
   }
 
-  /** The hub writes, below the mirror: it isn't sent back. @param data valid until the answer */
+  /** The hub writes: it isn't sent back to it. @param data valid until the answer */
   writeRemotely(offset: number, data: Buffer): MaybePromise<void> {
-    return this.lock.run(offset, data.length, () => {
-      this.watches.touch(offset, data.length);
-      return this.below.write(offset, data, false);
-    });
+    return this.#disk.writeRemotely(this, offset, data);
   }
 
   /**
@@ -223,12 +229,10 @@ export class ProtectedVolume implements StreamMember {
     return kept;
   }
 
-  /** Exact maps only: what a change waits for after {@link begin}, before its data may be written. */
   bitsDurable(): Promise<void> | undefined {
     return this.#memory?.sidecar.durable();
   }
 
-  /** Closes what outlives the process, after the device below was closed. */
   async forget(): Promise<void> {
     await this.#retirement?.stop();
     await this.#memory?.sidecar.close(this.#memory.image());

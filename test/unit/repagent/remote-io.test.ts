@@ -319,7 +319,7 @@ describe('a hostile request', () => {
   }
 
   it('to a volume that is closed is refused', async () => {
-    side.rig.volume.isClosed = true;
+    side.rig.filter.isClosed = true;
     side.read(1, 0, 512);
     expect(await side.answers()).toMatchObject([{ status: -1 }]);
   });

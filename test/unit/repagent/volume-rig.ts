@@ -18,7 +18,8 @@ export class VolumeRig {
   sender: StreamSender | undefined;
   nowUs = 1000;
 
-  constructor(below: BlockDevice, queueBytes = 1024 * 1024) {
+  /** @param filter the disk of another rig, for one more hub of it */
+  constructor(below: BlockDevice, queueBytes = 1024 * 1024, filter = new MirrorFilter(below)) {
     this.stream = new MirrorStream(queueBytes, () => this.nowUs, {
       wake: () => this.sender?.wake(),
       lost: () => {
@@ -27,10 +28,11 @@ export class VolumeRig {
       },
       degraded: (some) => this.seen.push(some ? 'overflowed' : 'recovered'),
     });
+    this.filter = filter;
     this.volume = new ProtectedVolume({
       name: 'sda',
       reportedId: 1n,
-      below,
+      disk: this.filter,
       stream: this.stream,
       nowUs: () => this.nowUs,
       onResized: () => this.disconnect(),
@@ -39,7 +41,7 @@ export class VolumeRig {
         this.disconnect();
       },
     });
-    this.filter = new MirrorFilter(this.volume);
+    this.filter.join(this.volume);
   }
 
   /** A hub with extensions begins to follow, and nothing is dirty. */
