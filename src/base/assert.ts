@@ -5,9 +5,17 @@ export class AssertionError extends Error {
   override readonly name = 'AssertionError';
 }
 
-/** Throws {@link AssertionError} with `message` unless `condition` holds. */
+/**
+ * Throws {@link AssertionError} with `message` unless `condition` holds. The message is made either way: where it is put
+ * together and the check is on a hot path, `if (...) fail(...)` costs nothing while all is well.
+ */
 export function assert(condition: unknown, message: string): asserts condition {
   if (!condition) throw new AssertionError(message);
+}
+
+/** Throws {@link AssertionError}. */
+export function fail(message: string): never {
+  throw new AssertionError(message);
 }
 
 /** Marks a branch the type system proves empty, so that a new union member fails to compile where it is missing. */

@@ -1,7 +1,7 @@
 // A sparse bitmap over a whole disk: pages of bits exist only where something is set, and pages that are set
 // throughout share their memory, so that an empty or a full map of a 16 TiB disk costs next to nothing. Used as dirty
 // map by the agent and as the set of regions to read by the hub. It must never count a bit twice.
-import { assert } from './assert.ts';
+import { assert, fail } from './assert.ts';
 
 /** Bits per page: 4 KiB of memory. */
 export const PAGE_BITS = 32_768;
@@ -322,10 +322,9 @@ export class Bitmap {
   }
 
   #check(start: number, end: number): void {
-    assert(
-      start >= 0 && start <= end && end <= this.sizeBits,
-      `bits [${start}, ${end}) outside 0..${this.sizeBits}`,
-    );
+    if (!(start >= 0 && start <= end && end <= this.#sizeBits)) {
+      fail(`bits [${start}, ${end}) outside 0..${this.#sizeBits}`);
+    }
   }
 }
 

@@ -1,6 +1,6 @@
 // Builds the answer of extents(): pieces in order, neighbours of one state merged, the range covered exactly.
 // It must never leave a gap: what a device knows nothing about is data.
-import { assert } from '../base/assert.ts';
+import { fail } from '../base/assert.ts';
 import type { Extent } from './block-device.ts';
 
 /** A range in more pieces than this is told as unknown from there on: an answer must have an end. */
@@ -69,7 +69,7 @@ export class ExtentList {
 
   /** The finished list. */
   finish(): Extent[] {
-    assert(this.#at >= this.#end, `extents stop at ${this.#at}, before the end ${this.#end}`);
+    if (this.#at < this.#end) fail(`extents stop at ${this.#at}, before the end ${this.#end}`);
     return this.#extents;
   }
 }

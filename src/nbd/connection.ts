@@ -5,6 +5,8 @@ import { errorMessage } from '../base/errors.ts';
 import type { Logger } from '../base/log.ts';
 import { type Agreement, ServerHandshake } from '../nbdwire/server-handshake.ts';
 import { encodeOldstyleGreeting } from '../nbdwire/server-options.ts';
+import { ReceiveBuffer } from '../transport/receive-buffer.ts';
+import type { SocketEngine, SocketHandler } from '../transport/socket-engine.ts';
 import type { TlsServerEvents } from '../transport/tls-server.ts';
 import { type ClientIdentity, describeIdentity, type TlsIdentity } from './client-identity.ts';
 import { type ConnectionState, nextState } from './connection-states.ts';
@@ -17,12 +19,10 @@ import {
   MAX_REQUESTS_PER_PASS,
   MAX_UNSENT_BYTES,
 } from './limits.ts';
-import { ReceiveBuffer } from './receive-buffer.ts';
 import { ReplyQueue } from './reply-queue.ts';
 import { RequestReader } from './request-reader.ts';
 import type { ServerTls } from './server-tls.ts';
 import { SlabTally } from './slab-tally.ts';
-import type { SocketEngine, SocketHandler } from './socket-engine.ts';
 import { Transmission, type TransmissionEvents } from './transmission.ts';
 
 export interface ConnectionOptions {

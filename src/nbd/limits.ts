@@ -1,4 +1,4 @@
-// What one NBD connection may hold, in one place. docs/LIMITS.md adds these up.
+// What one NBD connection may hold, in one place, beside its receive buffer. docs/LIMITS.md adds these up.
 import { KiB, MiB } from '../base/limits.ts';
 
 /** Largest READ or WRITE that is carried out, bytes; MAX_REQUEST_BYTES is what is advertised. */
@@ -6,10 +6,6 @@ export const MAX_PAYLOAD_BYTES = 64 * MiB;
 
 /** Largest refused WRITE whose payload is thrown away to stay in step, bytes; a larger one ends the connection. */
 export const MAX_SKIPPED_PAYLOAD_BYTES = 256 * MiB;
-
-/** Receive slab of a connection: at first, and grown while its reads fill it or its payloads need it, bytes. */
-export const MIN_RECEIVE_BYTES = 64 * KiB;
-export const MAX_RECEIVE_BYTES = 1 * MiB;
 
 /** Reply slab, bytes; a READ of half of it or more gets a slab of its own. */
 export const MIN_REPLY_BYTES = 64 * KiB;

@@ -12,8 +12,8 @@ import {
 } from '../nbdwire/constants.ts';
 import { decodeExtendedRequest, decodeRequest, RequestHeader } from '../nbdwire/request.ts';
 import { checkRequest, explainRefusal, type RequestRules } from '../nbdwire/request-check.ts';
+import type { ReceiveBuffer } from '../transport/receive-buffer.ts';
 import { MAX_SKIPPED_PAYLOAD_BYTES } from './limits.ts';
-import type { ReceiveBuffer } from './receive-buffer.ts';
 import type { ReplyQueue } from './reply-queue.ts';
 import type { Transmission } from './transmission.ts';
 

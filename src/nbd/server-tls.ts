@@ -2,10 +2,10 @@
 // asks of clients, and how failures are logged. It moves no bytes itself.
 import { LogLimit } from '../base/log-limit.ts';
 import type { TlsMode } from '../nbdwire/server-handshake.ts';
+import { createStreamEngine, type SocketEngine, type SocketHandler } from '../transport/socket-engine.ts';
 import type { ServerCredentials } from '../transport/tls-credentials.ts';
 import { acceptTls, type ClientCertificates, type TlsServerEvents } from '../transport/tls-server.ts';
 import { TLS_LOG_INTERVAL_MS, TLS_LOG_LINES } from './limits.ts';
-import { createStreamEngine, type SocketEngine, type SocketHandler } from './socket-engine.ts';
 
 export interface TlsOptions {
   /** `require` tells clients nothing before TLS; `allow` leaves it to them. */

@@ -5,6 +5,7 @@ import { errorMessage, UsageError } from '../base/errors.ts';
 import { type Closeable, type Deferred, deferred, within } from '../base/lifecycle.ts';
 import type { Logger } from '../base/log.ts';
 import { descriptorOf, stopLocalPacing } from '../transport/local-peer.ts';
+import { createSocketEngine, type SocketEngine, type SocketHandler } from '../transport/socket-engine.ts';
 import type { ServerCredentials } from '../transport/tls-credentials.ts';
 import { Admission } from './admission.ts';
 import type { ClientIdentity } from './client-identity.ts';
@@ -16,12 +17,12 @@ import {
   DEFAULT_MAX_CONNECTIONS_PER_ADDRESS,
   DEFAULT_SHUTDOWN_TIMEOUT_MS,
   IDLE_CHECKS,
+  KEEPALIVE_AFTER_MS,
   LINGER_MS,
   SHUTDOWN_LINGER_MS,
 } from './limits.ts';
 import { type BoundAddress, formatAddress, type ListenAddress, listen } from './listen-address.ts';
 import { ServerTls, type TlsOptions } from './server-tls.ts';
-import { createSocketEngine, type SocketEngine, type SocketHandler } from './socket-engine.ts';
 import { noticeDeadPeer, peerCredentials } from './socket-options.ts';
 
 export interface NbdServerOptions {
@@ -173,7 +174,9 @@ class RunningServer implements NbdServer {
     const fd = descriptorOf(socket);
     const credentials = address === undefined ? peerCredentials(fd) : undefined;
     stopLocalPacing(socket);
-    this.#open({ address, credentials, tls: undefined }, (handler) => createSocketEngine(socket, handler));
+    this.#open({ address, credentials, tls: undefined }, (handler) =>
+      createSocketEngine(socket, handler, KEEPALIVE_AFTER_MS),
+    );
     if (address !== undefined) noticeDeadPeer(fd);
   }
 

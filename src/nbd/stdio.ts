@@ -3,13 +3,14 @@ import { fstatSync } from 'node:fs';
 import { Socket } from 'node:net';
 import { Duplex } from 'node:stream';
 import { UsageError } from '../base/errors.ts';
-import type { ClientIdentity } from './client-identity.ts';
 import {
   createSocketEngine,
   createStreamEngine,
   type SocketEngine,
   type SocketHandler,
-} from './socket-engine.ts';
+} from '../transport/socket-engine.ts';
+import type { ClientIdentity } from './client-identity.ts';
+import { KEEPALIVE_AFTER_MS } from './limits.ts';
 import { peerCredentials } from './socket-options.ts';
 
 export interface StdioClient {
@@ -40,7 +41,7 @@ export function openStdio(inputFd = 0, outputFd = 1): StdioClient {
   const address = isTcp ? (socket.remoteAddress ?? 'gone') : undefined;
   return {
     client: { address, credentials: isTcp ? undefined : peerCredentials(inputFd), tls: undefined },
-    openEngine: (handler) => createSocketEngine(socket, handler),
+    openEngine: (handler) => createSocketEngine(socket, handler, KEEPALIVE_AFTER_MS),
   };
 }
 

@@ -1,6 +1,6 @@
 // BLOCK_STATUS: what contexts tell of a range, made fit for the wire, and its chunks. No descriptor is empty, none
 // leaves the block grid, and no answer is longer than MAX_STATUS_RUNS.
-import { assert } from '../base/assert.ts';
+import { fail } from '../base/assert.ts';
 import { NBD_REPLY_FLAG_DONE, NBD_REPLY_TYPE } from './constants.ts';
 import { chunkHeaderBytes, encodeChunkHeader, type ReplyStyle, writeUInt64 } from './reply.ts';
 import type { RequestHeader } from './request.ts';
@@ -67,7 +67,7 @@ export function encodeBlockStatus(
   runs: readonly StatusRun[],
   last: boolean,
 ): Buffer {
-  assert(runs.length > 0 && runs.length <= MAX_STATUS_RUNS, `${runs.length} runs of block status`);
+  if (runs.length === 0 || runs.length > MAX_STATUS_RUNS) fail(`${runs.length} runs of block status`);
   const extended = style === 'extended';
   const headBytes = extended ? blockStatusExtStruct.sizeBytes : blockStatusStruct.sizeBytes;
   const runBytes = extended ? extentExtStruct.sizeBytes : extentStruct.sizeBytes;

@@ -163,7 +163,7 @@ export class HubLink {
     // A host that died just now, or anything but a hub, would hold the link for as long as TCP tries.
     const { helloTimeoutMs } = this.#options.reconnect;
     const deadline = setTimeout(() => {
-      socket.destroy(new Error(`the hub has said nothing for ${helloTimeoutMs} ms`));
+      this.#session?.end(new Error(`the hub has said nothing for ${helloTimeoutMs} ms`));
     }, helloTimeoutMs);
     const hooks: SessionHooks = {
       onNegotiated: () => {
@@ -181,11 +181,17 @@ export class HubLink {
     };
     try {
       this.#session = this.#options.openSession(socket, hooks);
+      this.#session.report();
     } catch (error) {
       // Nothing on this path may reach the process, which serves guests.
+      const reason = error instanceof Error ? error : new Error(String(error));
+      if (this.#session) {
+        this.#session.end(reason);
+        return;
+      }
       clearTimeout(deadline);
       socket.destroy();
-      this.#lost(error instanceof Error ? error : new Error(String(error)));
+      this.#lost(reason);
     }
   }
 

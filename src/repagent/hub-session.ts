@@ -9,8 +9,7 @@ import type { VerifyProgress, VerifyResult } from '../control/status.ts';
 import * as encode from '../repwire/encode.ts';
 import { FrameParser } from '../repwire/frame-parser.ts';
 import type { Ack, Hello, RepMessage, StartProtect, VolumeError } from '../repwire/messages.ts';
-import type { ByteConsumer } from '../transport/receive-buffer.ts';
-import { SocketLink } from '../transport/socket-link.ts';
+import { type ByteConsumer, SocketLink } from '../transport/socket-link.ts';
 import { WireError } from '../wire/struct.ts';
 import { FarewellWatch } from './farewell-watch.ts';
 import { HashResponder } from './hash-responder.ts';
@@ -80,7 +79,7 @@ export class HubSession implements ByteConsumer {
   #starts = 0;
   #saidStrange = false;
 
-  /** Takes over a connected socket, and reports the volumes. */
+  /** Takes over a connected socket. `report` begins the talk. */
   constructor(socket: Socket, options: SessionOptions) {
     this.#options = options;
     this.#parser = new FrameParser((message) => this.#take(message));
@@ -107,7 +106,6 @@ export class HubSession implements ByteConsumer {
       },
       onFault: this.#fault,
     });
-    this.report();
   }
 
   /** Whether the hub knows the extensions; undefined while that is open. */

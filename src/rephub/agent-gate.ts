@@ -41,6 +41,11 @@ export class AgentGate {
     this.#options = options;
   }
 
+  /** Agents that have not proved who they are. */
+  get waiting(): number {
+    return this.#waiting.size;
+  }
+
   /** Takes over an accepted socket. */
   admit(socket: Socket): void {
     const { tls, handshakeMs, proven } = this.#options;

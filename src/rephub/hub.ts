@@ -111,9 +111,8 @@ class RunningHub implements Hub, SessionHost {
     this.#listen = options.listen;
     this.#address = options.listen;
     this.#catalog = catalog;
-    const listener = options.createServer ?? createServer;
+    const listener = options.createServer ?? listenPaused;
     this.#server = listener((socket) => this.#accept(socket));
-    this.#server.maxConnections = MAX_SESSIONS;
     this.#gate =
       options.tls &&
       new AgentGate({
@@ -209,7 +208,7 @@ class RunningHub implements Hub, SessionHost {
   #accept(socket: Socket): void {
     // An error before the session listens must not end the process.
     socket.on('error', () => {});
-    if (this.#closing) {
+    if (this.#closing || this.#sessions.size + (this.#gate?.waiting ?? 0) >= MAX_SESSIONS) {
       socket.destroy();
       return;
     }
@@ -279,6 +278,11 @@ class RunningHub implements Hub, SessionHost {
     stopper.add('listening', () => stopped);
     await stopper.close();
   }
+}
+
+/** Nothing is read of a connection before its session has the memory for it. */
+function listenPaused(accept: (socket: Socket) => void): Server {
+  return createServer({ pauseOnConnect: true }, accept);
 }
 
 /** As much of a name as the wire's field holds. */

@@ -1,6 +1,6 @@
 // Messages to frames. An encoder returns the fixed part alone; a payload is sent after it from where it lies, uncopied.
 import { crc32 } from 'node:zlib';
-import { assert } from '../base/assert.ts';
+import { assert, fail } from '../base/assert.ts';
 import { MAX_NAME_BYTES, SECTOR_BYTES } from '../base/limits.ts';
 import type { FieldSpec, Struct, StructValue } from '../wire/struct.ts';
 import {
@@ -66,10 +66,9 @@ export function encodeProtectedWrite(
   stamp: Stamp,
   data: Buffer,
 ): Buffer {
-  assert(
-    offset % SECTOR_BYTES === 0 && length % SECTOR_BYTES === 0,
-    `write ${offset}+${length} is not whole sectors`,
-  );
+  if (offset % SECTOR_BYTES !== 0 || length % SECTOR_BYTES !== 0) {
+    fail(`write ${offset}+${length} is not whole sectors`);
+  }
   const head = Buffer.allocUnsafe(FRAME_HEADER_BYTES);
   head.writeUInt16LE(FRAME_MAGIC1, 0);
   head.writeUInt16LE(REP_CMD.PROTECTED_WRITE, 2);
@@ -336,7 +335,7 @@ export function encodeRecorded(recorded: Omit<Recorded, 'kind'>): Buffer {
 }
 
 function encodeExtents(extents: readonly DiskRange[]): Buffer {
-  assert(extents.length <= MAX_EXTENTS_PER_FRAME, `${extents.length} extents don't fit one frame`);
+  if (extents.length > MAX_EXTENTS_PER_FRAME) fail(`${extents.length} extents don't fit one frame`);
   const payload = Buffer.alloc(extents.length * EXTENT_RECORD_BYTES);
   extents.forEach((extent, i) => {
     write64(payload, extent.offset / SECTOR_BYTES, i * EXTENT_RECORD_BYTES);

@@ -1,9 +1,21 @@
-// A connection that carries units both ways: received bytes go to a consumer, parts are sent gathered and uncopied.
-// It reports its end exactly once, and never throws into whoever sends.
+// A connection that carries units both ways: received bytes are read where they land, parts are sent gathered and
+// uncopied. It reports its end exactly once, and never throws into whoever sends.
 import type { Socket } from 'node:net';
 import { sharedPool } from '../base/buffer-pool.ts';
 import { stopLocalPacing } from './local-peer.ts';
-import { type ByteConsumer, ReceiveBuffer } from './receive-buffer.ts';
+import { ReceiveBuffer } from './receive-buffer.ts';
+import { createSocketEngine, type SocketEngine, type SocketHandler } from './socket-engine.ts';
+
+/** What reads units (requests, frames) off the front of received bytes. */
+export interface ByteConsumer {
+  /** Contiguous bytes the unit at the front needs, as far as is known. Bounded by the consumer's own limits. */
+  readonly wantBytes: number;
+  /**
+   * Handles complete units at the start of `bytes` and returns how many bytes it used up; those it keeps beyond the
+   * call it retains. Throws to end the connection.
+   */
+  consume(bytes: Buffer): number;
+}
 
 export interface SocketLinkEvents {
   /** The connection is gone, for the reason given; undefined when the peer ended it in order. Called once. */
@@ -14,36 +26,43 @@ export interface SocketLinkEvents {
 
 const KEEPALIVE_AFTER_MS = 10_000;
 
-export class SocketLink {
-  readonly #socket: Socket;
+/** Parts that were sent together, of which the kernel has not taken all. */
+interface Sending {
+  parts: number;
+  readonly sent: (() => void) | undefined;
+}
+
+export class SocketLink implements SocketHandler {
+  readonly #consumer: ByteConsumer;
   readonly #events: SocketLinkEvents;
-  readonly #received: ReceiveBuffer;
+  readonly #received = new ReceiveBuffer(sharedPool);
+  readonly #engine: SocketEngine;
+  /** Oldest first. */
+  readonly #sendings: Sending[] = [];
   #paused = false;
   #consuming = false;
   #goOn = false;
+  /** The peer has closed its side, and the consumer has not had everything that came before. */
+  #endDue = false;
+  /** Nothing is taken in any more. */
+  #destroyed = false;
+  /** Nothing more may be sent. */
+  #ending = false;
   #closed = false;
   #reason: Error | undefined;
 
-  /** Takes over a connected socket. */
+  /** Takes over a connected socket: without a copy, where it has read nothing yet. */
   constructor(socket: Socket, consumer: ByteConsumer, events: SocketLinkEvents) {
-    this.#socket = socket;
+    this.#consumer = consumer;
     this.#events = events;
-    this.#received = new ReceiveBuffer(sharedPool, consumer);
-    socket.setNoDelay(true);
-    socket.setKeepAlive(true, KEEPALIVE_AFTER_MS);
     stopLocalPacing(socket);
-    socket.on('data', (chunk: Buffer) => this.#arrived(chunk));
-    socket.on('drain', () => this.#events.drained?.());
-    socket.on('error', (error) => {
-      this.#reason ??= error;
-    });
-    socket.on('end', () => socket.end());
-    socket.on('close', () => this.#ended());
+    this.#received.want(consumer.wantBytes, false);
+    this.#engine = createSocketEngine(socket, this, KEEPALIVE_AFTER_MS);
   }
 
   /** `host:port` of the other side, for logs. */
   get peer(): string {
-    return `${this.#socket.remoteAddress ?? 'unix'}:${this.#socket.remotePort ?? 0}`;
+    return this.#engine.peer;
   }
 
   get isClosed(): boolean {
@@ -52,39 +71,35 @@ export class SocketLink {
 
   /** Bytes given to `send` that the kernel has not taken yet. */
   get unsentBytes(): number {
-    return this.#socket.writableLength;
+    return this.#engine.unsentBytes;
   }
 
   /**
    * Sends `parts` in order, in one gathered write where possible.
+   * @param parts at least one
    * @param sent called when the kernel has taken the last part, or the connection is gone: the parts may be reused
    */
   send(parts: readonly Buffer[], sent?: () => void): void {
-    if (this.#closed || this.#socket.destroyed || this.#socket.writableEnded) {
+    if (this.#ending || this.#closed) {
       if (sent) queueMicrotask(sent);
       return;
     }
-    const last = parts.length - 1;
-    this.#socket.cork();
-    parts.forEach((part, i) => {
-      this.#socket.write(part, i === last && sent ? () => sent() : undefined);
-    });
-    this.#socket.uncork();
+    this.#sendings.push({ parts: parts.length, sent });
+    this.#engine.send(parts);
   }
 
   /** Holds writes back until `uncork`, so that several sends leave together. */
   cork(): void {
-    this.#socket.cork();
+    this.#engine.cork();
   }
 
   uncork(): void {
-    this.#socket.uncork();
+    this.#engine.uncork();
   }
 
   /** Stops giving bytes to the consumer, and reading. */
   pause(): void {
     this.#paused = true;
-    this.#socket.pause();
   }
 
   /** Goes on where `pause` stopped. */
@@ -96,48 +111,74 @@ export class SocketLink {
       this.#goOn = true;
       return;
     }
-    this.#consume(() => this.#received.drain());
-    if (!this.#paused) this.#socket.resume();
+    if (this.#received.available > 0) this.#pass();
+    if (this.#paused) return;
+    if (this.#endDue) this.end();
+    else this.#engine.resume();
   }
 
   /** Ends after everything sent so far has left. */
   end(): void {
-    this.#socket.end();
+    this.#ending = true;
+    this.#engine.end();
   }
 
   /** Ends at once. @param reason reported to `closed` */
   destroy(reason?: Error): void {
     this.#reason ??= reason;
-    this.#socket.destroy();
+    this.#ending = true;
+    this.#destroyed = true;
+    this.#engine.destroy();
   }
 
-  #arrived(chunk: Buffer): void {
-    if (this.#closed) return;
-    if (this.#paused) this.#received.hold(chunk);
-    else this.#consume(() => this.#received.push(chunk));
+  receiveBuffer(): Buffer {
+    return this.#received.region();
   }
 
-  #consume(step: () => void): void {
+  received(bytes: number): boolean {
+    this.#received.filled(bytes);
+    if (!this.#paused) this.#pass();
+    return !this.#paused;
+  }
+
+  ended(): void {
+    if (this.#paused) this.#endDue = true;
+    else this.end();
+  }
+
+  sent(): void {
+    const oldest = this.#sendings[0];
+    if (!oldest) return;
+    oldest.parts -= 1;
+    if (oldest.parts > 0) return;
+    this.#sendings.shift();
+    oldest.sent?.();
+    if (this.#sendings.length === 0) this.#events.drained?.();
+  }
+
+  closed(error: Error | undefined): void {
+    this.#closed = true;
+    this.#received.close();
+    for (const { sent } of this.#sendings.splice(0)) sent?.();
+    this.#events.closed(this.#reason ?? error);
+  }
+
+  /** One pass over what has arrived. */
+  #pass(): void {
+    const received = this.#received;
     this.#consuming = true;
     try {
-      step();
-      while (this.#goOn && !this.#paused && !this.#closed) {
+      do {
         this.#goOn = false;
-        this.#socket.resume();
-        this.#received.drain();
-      }
-      this.#goOn = false;
+        const used = this.#consumer.consume(received.bytes.subarray(received.start, received.end));
+        received.consume(used);
+        received.want(this.#consumer.wantBytes, false);
+      } while (this.#goOn && !this.#paused && received.available > 0);
     } catch (error) {
       this.destroy(error instanceof Error ? error : new Error(String(error)));
     } finally {
       this.#consuming = false;
     }
-  }
-
-  #ended(): void {
-    if (this.#closed) return;
-    this.#closed = true;
-    this.#received.clear();
-    this.#events.closed(this.#reason);
+    if (this.#destroyed) received.discard();
   }
 }

@@ -1,7 +1,7 @@
 // Fixed binary layouts with names and types, over buffer-layout. The only file that imports it: it adds exact
 // 64-bit fields (buffer-layout's own lose precision above 2^53) and refuses a missing field instead of skipping it.
 import * as layout from 'buffer-layout';
-import { assert } from '../base/assert.ts';
+import { fail } from '../base/assert.ts';
 
 /** Bytes that do not mean what their layout says. The connection that sent them can't be trusted further. */
 export class WireError extends Error {
@@ -98,7 +98,7 @@ class Size64 extends layout.Layout<number> {
   }
 
   override encode(value: number, target: Uint8Array, offset = 0): number {
-    assert(Number.isSafeInteger(value) && value >= 0, `${this.#label} ${value} is not an exact size`);
+    if (!Number.isSafeInteger(value) || value < 0) fail(`${this.#label} ${value} is not an exact size`);
     return this.#wide.encode(BigInt(value), target, offset);
   }
 
@@ -129,9 +129,9 @@ export function struct<const S extends FieldSpec>(name: string, endian: Endian, 
   function encodeInto(value: StructValue<S>, target: Buffer, offset = 0): void {
     const record = value as Record<string, unknown>;
     for (const field of required) {
-      assert(record[field] !== undefined, `${name}.${field} is missing`);
+      if (record[field] === undefined) fail(`${name}.${field} is missing`);
     }
-    assert(offset + sizeBytes <= target.length, `${name} needs ${sizeBytes} bytes at ${offset}`);
+    if (offset + sizeBytes > target.length) fail(`${name} needs ${sizeBytes} bytes at ${offset}`);
     for (const pad of pads) target.fill(0, offset + pad.offset, offset + pad.offset + pad.sizeBytes);
     inner.encode(record, target, offset);
   }

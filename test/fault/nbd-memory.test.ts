@@ -3,8 +3,9 @@
 import { readFileSync } from 'node:fs';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { KiB, MiB } from '../../src/base/limits.ts';
-import { MAX_IN_FLIGHT_BYTES, MAX_RECEIVE_BYTES, MAX_UNSENT_BYTES } from '../../src/nbd/limits.ts';
+import { MAX_IN_FLIGHT_BYTES, MAX_UNSENT_BYTES } from '../../src/nbd/limits.ts';
 import { NBD_CMD } from '../../src/nbdwire/constants.ts';
+import { MAX_RECEIVE_BYTES } from '../../src/transport/receive-buffer.ts';
 import { type CliProcess, startServe } from '../support/cli.ts';
 import { RawNbdClient, requestBytes } from '../support/raw-nbd-client.ts';
 import { type TempDir, tempDir } from '../support/temp-dir.ts';

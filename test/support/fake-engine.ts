@@ -5,10 +5,11 @@ import type { BlockDevice } from '../../src/blockdev/block-device.ts';
 import { localClient } from '../../src/nbd/client-identity.ts';
 import { Connection } from '../../src/nbd/connection.ts';
 import { ExportList, type ExportSpec } from '../../src/nbd/exports.ts';
-import type { SocketEngine, SocketHandler } from '../../src/nbd/socket-engine.ts';
+import type { SocketEngine, SocketHandler } from '../../src/transport/socket-engine.ts';
 
 export class FakeEngine implements SocketEngine {
   readonly peer = 'fake';
+  readonly unsentBytes = 0;
   readonly #handler: SocketHandler;
   readonly #untaken: Buffer[] = [];
   readonly #taken: Buffer[] = [];
@@ -37,6 +38,10 @@ export class FakeEngine implements SocketEngine {
     this.sends += 1;
     this.#untaken.push(...chunks);
   }
+
+  cork(): void {}
+
+  uncork(): void {}
 
   resume(): void {
     this.#paused = false;

@@ -2,8 +2,9 @@
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { sharedPool } from '../../../src/base/buffer-pool.ts';
 import { MiB } from '../../../src/base/limits.ts';
-import { LINGER_MS, MAX_RECEIVE_BYTES } from '../../../src/nbd/limits.ts';
+import { LINGER_MS } from '../../../src/nbd/limits.ts';
 import { NBD_CMD } from '../../../src/nbdwire/constants.ts';
+import { MAX_RECEIVE_BYTES } from '../../../src/transport/receive-buffer.ts';
 import { type FakeEngine, openOnFakeEngine } from '../../support/fake-engine.ts';
 import { clientFlagsBytes, infoData, optionBytes, requestBytes } from '../../support/raw-nbd-client.ts';
 import { HeldDevice, SparseDevice } from '../../support/test-devices.ts';

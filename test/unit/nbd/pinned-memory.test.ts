@@ -4,13 +4,9 @@ import { afterEach, describe, expect, it } from 'vitest';
 import { sharedPool } from '../../../src/base/buffer-pool.ts';
 import { BlockError } from '../../../src/base/errors.ts';
 import { KiB, MiB } from '../../../src/base/limits.ts';
-import {
-  MAX_HELD_BYTES,
-  MAX_IN_FLIGHT_REQUESTS,
-  MAX_RECEIVE_BYTES,
-  MAX_UNSENT_BYTES,
-} from '../../../src/nbd/limits.ts';
+import { MAX_HELD_BYTES, MAX_IN_FLIGHT_REQUESTS, MAX_UNSENT_BYTES } from '../../../src/nbd/limits.ts';
 import { NBD_CMD } from '../../../src/nbdwire/constants.ts';
+import { MAX_RECEIVE_BYTES } from '../../../src/transport/receive-buffer.ts';
 import { type FakeEngine, openOnFakeEngine } from '../../support/fake-engine.ts';
 import { clientFlagsBytes, infoData, optionBytes, requestBytes } from '../../support/raw-nbd-client.ts';
 import { HeldDevice, SparseDevice, settled } from '../../support/test-devices.ts';

@@ -2,13 +2,9 @@
 import { afterEach, describe, expect, it } from 'vitest';
 import { sharedPool } from '../../../src/base/buffer-pool.ts';
 import { KiB, MiB } from '../../../src/base/limits.ts';
-import {
-  MAX_IN_FLIGHT_BYTES,
-  MAX_IN_FLIGHT_REQUESTS,
-  MAX_RECEIVE_BYTES,
-  MAX_UNSENT_BYTES,
-} from '../../../src/nbd/limits.ts';
+import { MAX_IN_FLIGHT_BYTES, MAX_IN_FLIGHT_REQUESTS, MAX_UNSENT_BYTES } from '../../../src/nbd/limits.ts';
 import { NBD_CMD } from '../../../src/nbdwire/constants.ts';
+import { MAX_RECEIVE_BYTES } from '../../../src/transport/receive-buffer.ts';
 import { NbdRig } from '../../support/nbd-rig.ts';
 import { requestBytes } from '../../support/raw-nbd-client.ts';
 import { HeldDevice, SparseDevice, settled } from '../../support/test-devices.ts';

@@ -1,95 +1,156 @@
+// The receive buffer against a plain model: what is filled in comes out in order, whole where it was asked for, and
+// bytes that someone still uses never change.
 import fc from 'fast-check';
-import { describe, expect, test } from 'vitest';
-import { SlabPool } from '../../../src/base/buffer-pool.ts';
-import { type ByteConsumer, ReceiveBuffer } from '../../../src/transport/receive-buffer.ts';
+import { describe, expect, it } from 'vitest';
+import { type Slab, SlabPool } from '../../../src/base/buffer-pool.ts';
+import { KiB, MiB } from '../../../src/base/limits.ts';
+import {
+  MAX_RECEIVE_BYTES,
+  MIN_RECEIVE_BYTES,
+  ReceiveBuffer,
+} from '../../../src/transport/receive-buffer.ts';
 
-/** Reads units of one length byte (u16) and that many bytes; stops after a unit that starts with 'S'. */
-class Units implements ByteConsumer {
-  readonly seen: string[] = [];
-  stopOn: string | undefined;
-  wantBytes = 2;
+function make(): { pool: SlabPool; received: ReceiveBuffer } {
+  const pool = new SlabPool({ poison: true });
+  return { pool, received: new ReceiveBuffer(pool) };
+}
 
-  consume(bytes: Buffer): number {
-    let at = 0;
-    this.wantBytes = 2;
-    while (bytes.length - at >= 2) {
-      const unit = 2 + bytes.readUInt16LE(at);
-      if (bytes.length - at < unit) {
-        this.wantBytes = unit;
-        break;
-      }
-      const text = bytes.toString('latin1', at + 2, at + unit);
-      this.seen.push(text);
-      at += unit;
-      if (text === this.stopOn) break;
-    }
-    return at;
+/** Puts the next bytes of an endless counting stream where the buffer wants them. @returns how many */
+function fill(received: ReceiveBuffer, atMost: number, from: number): number {
+  const region = received.region();
+  const count = Math.min(region.length, atMost);
+  for (let i = 0; i < count; i += 1) region[i] = (from + i) % 251;
+  received.filled(count);
+  return count;
+}
+
+/** Fills until `count` bytes lie there, as the buffer was told to want. */
+function fillTo(received: ReceiveBuffer, count: number): void {
+  received.want(count, false);
+  while (received.available < count) {
+    const region = received.region();
+    const bytes = Math.min(region.length, count - received.available);
+    region.fill(0xab, 0, bytes);
+    received.filled(bytes);
   }
 }
 
-function encode(units: readonly string[]): Buffer {
-  return Buffer.concat(
-    units.map((unit) => {
-      const head = Buffer.alloc(2);
-      head.writeUInt16LE(unit.length);
-      return Buffer.concat([head, Buffer.from(unit, 'latin1')]);
-    }),
-  );
-}
+describe('the receive buffer', () => {
+  it('starts small, uses the same memory again, and gives it back', () => {
+    const { pool, received } = make();
+    expect(pool.liveBytes).toBe(MIN_RECEIVE_BYTES);
+    const first = received.region();
+    expect(first.length).toBe(MIN_RECEIVE_BYTES);
+    received.filled(1000);
+    received.consume(1000);
+    expect(received.region()).toBe(first);
+    received.close();
+    expect(pool.liveBytes).toBe(0);
+  });
 
-describe('ReceiveBuffer', () => {
-  test('units come out the same however the bytes are cut, and every slab goes back', () => {
+  it('grows while receives fill it, to a limit, and shrinks after a long quiet time', () => {
+    const { pool, received } = make();
+    for (let i = 0; i < 10; i += 1) {
+      const { length } = received.region();
+      received.filled(length);
+      received.consume(length);
+    }
+    received.region();
+    expect(pool.liveBytes).toBe(256 * KiB);
+    for (let i = 0; i < 20_000; i += 1) {
+      received.region();
+      received.filled(28);
+      received.consume(28);
+    }
+    received.region();
+    expect(pool.liveBytes).toBe(MIN_RECEIVE_BYTES);
+  });
+
+  it('holds a large payload in one piece, received up to its end exactly', () => {
+    const { pool, received } = make();
+    received.region();
+    received.filled(100);
+    received.want(32 * MiB, false);
+    expect(received.region().length).toBe(32 * MiB - 100);
+    expect(pool.liveBytes).toBe(32 * MiB);
+    received.filled(32 * MiB - 100);
+    received.consume(32 * MiB);
+    received.want(28, true);
+    expect(received.region().length).toBe(28);
+    expect(pool.liveBytes).toBeLessThanOrEqual(MAX_RECEIVE_BYTES);
+    received.close();
+    expect(pool.liveBytes).toBe(0);
+  });
+
+  it('leaves bytes alone that someone retained, and lets their slab go after both', () => {
+    const { pool, received } = make();
+    const kept: Array<{ slab: Slab; bytes: Buffer }> = [];
+    for (let i = 0; i < 40; i += 1) {
+      fillTo(received, 4 * KiB);
+      received.bytes.fill(i, received.start, received.start + 4 * KiB);
+      const { slab, start } = received;
+      slab.retain();
+      kept.push({ slab, bytes: slab.bytes.subarray(start, start + 4 * KiB) });
+      received.consume(4 * KiB);
+    }
+    kept.forEach(({ bytes }, i) => {
+      expect(bytes.every((byte) => byte === i)).toBe(true);
+    });
+    received.close();
+    expect(pool.liveBytes).toBeGreaterThanOrEqual(160 * KiB);
+    for (const { slab } of kept) slab.release();
+    expect(pool.liveBytes).toBe(0);
+  });
+
+  it('throws everything away on demand', () => {
+    const { received } = make();
+    received.region();
+    received.filled(5000);
+    received.discard();
+    expect(received.available).toBe(0);
+    expect(received.region().length).toBe(MIN_RECEIVE_BYTES);
+  });
+
+  it('gives the stream back unchanged, however it is cut, wanted and retained', () => {
+    const wants = fc.oneof(fc.integer({ min: 1, max: 200 }), fc.integer({ min: 1, max: 300 * KiB }));
+    const step = fc.record({
+      want: wants,
+      exact: fc.boolean(),
+      receive: fc.integer({ min: 1, max: 200 * KiB }),
+      retain: fc.boolean(),
+      release: fc.boolean(),
+    });
     fc.assert(
-      fc.property(
-        fc.array(fc.string({ unit: 'grapheme-ascii', maxLength: 300 }), { maxLength: 30 }),
-        fc.array(fc.integer({ min: 1, max: 200 }), { minLength: 1, maxLength: 50 }),
-        (units, cuts) => {
-          const pool = new SlabPool({ poison: true });
-          const consumer = new Units();
-          const received = new ReceiveBuffer(pool, consumer);
-          const stream = encode(units);
-          for (let at = 0, i = 0; at < stream.length; i += 1) {
-            const end = Math.min(stream.length, at + cuts[i % cuts.length]!);
-            received.push(Buffer.from(stream.subarray(at, end)));
-            at = end;
+      fc.property(fc.array(step, { minLength: 1, maxLength: 25 }), (steps) => {
+        const { pool, received } = make();
+        const kept: Array<{ slab: Slab; start: number; end: number; at: number }> = [];
+        let written = 0;
+        let taken = 0;
+        for (const { want, exact, receive, retain, release } of steps) {
+          received.want(want, exact);
+          while (received.available < want) written += fill(received, receive, written);
+          const { slab, start } = received;
+          for (let i = 0; i < want; i += 1) {
+            if (slab.bytes[start + i] !== (taken + i) % 251) throw new Error(`wrong byte ${taken + i}`);
           }
-          expect(consumer.seen).toEqual(units);
-          expect(received.pendingBytes).toBe(0);
-          expect(pool.liveBytes).toBe(0);
-        },
-      ),
+          if (retain) {
+            slab.retain();
+            kept.push({ slab, start, end: start + want, at: taken });
+          }
+          received.consume(want);
+          taken += want;
+          if (release) kept.shift()?.slab.release();
+        }
+        for (const { slab, start, end, at } of kept) {
+          for (let i = 0; i < end - start; i += 1) {
+            if (slab.bytes[start + i] !== (at + i) % 251) throw new Error(`retained byte ${at + i} changed`);
+          }
+          slab.release();
+        }
+        received.close();
+        expect(pool.liveBytes).toBe(0);
+      }),
+      { numRuns: 60 },
     );
-  });
-
-  test('what a stopped consumer left is kept, held bytes follow, and drain goes on', () => {
-    const pool = new SlabPool({ poison: true });
-    const consumer = new Units();
-    consumer.stopOn = 'stop';
-    const received = new ReceiveBuffer(pool, consumer);
-    received.push(encode(['a', 'stop', 'b']));
-    received.hold(encode(['c']));
-    expect(consumer.seen).toEqual(['a', 'stop']);
-    received.drain();
-    expect(consumer.seen).toEqual(['a', 'stop', 'b', 'c']);
-    expect(pool.liveBytes).toBe(0);
-  });
-
-  test('a unit larger than any chunk is joined once, in a slab of its size', () => {
-    const pool = new SlabPool();
-    const consumer = new Units();
-    const received = new ReceiveBuffer(pool, consumer);
-    const stream = encode(['x'.repeat(60_000)]);
-    for (let at = 0; at < stream.length; at += 1000) received.push(stream.subarray(at, at + 1000));
-    expect(consumer.seen[0]).toHaveLength(60_000);
-    expect(pool.liveBytes).toBe(0);
-  });
-
-  test('clear gives the slab back even in the middle of a unit', () => {
-    const pool = new SlabPool();
-    const received = new ReceiveBuffer(pool, new Units());
-    received.push(encode(['abc']).subarray(0, 3));
-    expect(pool.liveBytes).toBeGreaterThan(0);
-    received.clear();
-    expect(pool.liveBytes).toBe(0);
   });
 });

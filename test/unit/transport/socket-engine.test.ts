@@ -7,7 +7,7 @@ import {
   createStreamEngine,
   type SocketEngine,
   type SocketHandler,
-} from '../../../src/nbd/socket-engine.ts';
+} from '../../../src/transport/socket-engine.ts';
 import { waitUntil } from '../../support/wait-until.ts';
 
 /** Receives into small pieces of one buffer, and keeps what came. */
@@ -79,7 +79,8 @@ async function pair(kind: string, handler: Collector): Promise<Pair> {
   clients.push(client);
   const socket = await accepted;
   return {
-    engine: (kind === 'plain' ? createStreamEngine : createSocketEngine)(socket, handler),
+    engine:
+      kind === 'plain' ? createStreamEngine(socket, handler) : createSocketEngine(socket, handler, 30_000),
     client,
     server,
   };

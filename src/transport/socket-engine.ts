@@ -1,8 +1,8 @@
 // The only file that touches sockets' bytes: it receives straight into the handler's memory and sends gathered writes.
-// Behind SocketEngine another implementation can take its place. It knows nothing of NBD.
+// Behind SocketEngine another implementation can take its place. It knows nothing of protocols.
 import { Socket } from 'node:net';
+import { TLSSocket } from 'node:tls';
 import { assert } from '../base/assert.ts';
-import { KEEPALIVE_AFTER_MS } from './limits.ts';
 
 /** What a connection does with its socket's events. */
 export interface SocketHandler {
@@ -21,8 +21,13 @@ export interface SocketHandler {
 export interface SocketEngine {
   /** `host:port` of the peer, or `unix`. */
   readonly peer: string;
+  /** Bytes that were sent and that the kernel has not taken. */
+  readonly unsentBytes: number;
   /** Sends the chunks in order, in one write where possible; each is answered by one `sent`, unless the socket dies. */
   send(chunks: readonly Buffer[]): void;
+  /** Holds back what is sent until `uncork`, so that it leaves together. */
+  cork(): void;
+  uncork(): void;
   /** Goes on receiving after `received` returned false. */
   resume(): void;
   /**
@@ -36,13 +41,21 @@ export interface SocketEngine {
   destroy(): void;
 }
 
-/** Takes over a socket of a server with `pauseOnConnect` and `allowHalfOpen`. Events come after this returned. */
-export function createSocketEngine(accepted: Socket, handler: SocketHandler): SocketEngine {
+/**
+ * Takes over a connected socket. One of a server with `pauseOnConnect`, or one that connected in this turn, is received
+ * from without a copy; one that has begun to read, as a stream. Events come after this returned.
+ * @param keepAliveAfterMs silence after which a TCP peer is probed
+ */
+export function createSocketEngine(
+  socket: Socket,
+  handler: SocketHandler,
+  keepAliveAfterMs: number,
+): SocketEngine {
   // Here and never again: the engine that takes the socket over for TLS would undo what was set more exactly since.
-  accepted.setNoDelay(true);
-  accepted.setKeepAlive(true, KEEPALIVE_AFTER_MS);
-  const handle = takeHandle(accepted);
-  return handle === undefined ? createStreamEngine(accepted, handler) : new OnreadEngine(handle, handler);
+  socket.setNoDelay(true);
+  socket.setKeepAlive(true, keepAliveAfterMs);
+  const handle = takeHandle(socket);
+  return handle === undefined ? createStreamEngine(socket, handler) : new OnreadEngine(handle, handler);
 }
 
 /** The same for a socket whose handle can't be taken, such as one that speaks TLS. */
@@ -50,20 +63,21 @@ export function createStreamEngine(socket: Socket, handler: SocketHandler, peer?
   return new StreamEngine(socket, handler, peer);
 }
 
-/** The accepted socket's system handle, taken out of it; undefined where Node hides it. */
-function takeHandle(accepted: Socket): object | undefined {
-  const shell = accepted as unknown as { _handle?: object | null };
+/** The socket's system handle, taken out of it; undefined where Node hides it, or the socket has read already. */
+function takeHandle(socket: Socket): object | undefined {
+  const shell = socket as unknown as { _handle?: { readonly reading?: boolean } | null };
   const handle = shell._handle;
   if (typeof handle !== 'object' || handle === null || !('useUserBuffer' in handle)) return undefined;
+  if (socket instanceof TLSSocket || handle.reading === true || socket.bytesRead > 0) return undefined;
   // The shell gives its place in the server's count of connections back, and can't close what is no longer its own.
   shell._handle = null;
-  accepted.destroy();
+  socket.destroy();
   return handle;
 }
 
 /** A peer that is gone already has no address, but its socket still has one on our side. */
 function peerName(socket: Socket): string {
-  if (socket.localAddress === undefined) return 'unix';
+  if (socket.localAddress === undefined && socket.remoteAddress === undefined) return 'unix';
   return `${socket.remoteAddress ?? 'gone'}:${socket.remotePort ?? 0}`;
 }
 
@@ -89,6 +103,18 @@ abstract class BaseEngine implements SocketEngine {
       this.#error ??= error;
     });
     socket.on('close', this.#onClose);
+  }
+
+  get unsentBytes(): number {
+    return this.socket.writableLength;
+  }
+
+  cork(): void {
+    this.socket.cork();
+  }
+
+  uncork(): void {
+    this.socket.uncork();
   }
 
   send(chunks: readonly Buffer[]): void {
@@ -150,6 +176,8 @@ class StreamEngine extends BaseEngine {
 
   constructor(socket: Socket, handler: SocketHandler, peer?: string) {
     super(socket, handler, peer);
+    // The peer may have closed its side while the handler still works on what came before.
+    socket.allowHalfOpen = true;
     socket.on('data', this.#onData);
     // It was paused on purpose, so that listening alone doesn't start it.
     socket.resume();
