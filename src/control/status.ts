@@ -1,5 +1,7 @@
 // What a process tells of each volume: one shape for agent and hub, for people and for scripts.
 
+import type { LagWindows } from '../base/lag-history.ts';
+
 /**
  * The states of a volume's protection, in the order in which a volume usually meets them.
  * `degraded`: changes are only recorded in the dirty map, the hub is not following (link lost or queue overflowed).
@@ -31,6 +33,10 @@ export interface VolumeStatus {
   readonly ackedSequence: number;
   /** Age of the oldest change that is not durable at the hub, milliseconds (RPO); null when unknown. */
   readonly lagMs: number | null;
+  /** How that went in the last minute and hour. A hub speaks of what has reached it. */
+  readonly lagHistory?: LagWindows;
+  /** Until what is queued has been sent, at the present rate, milliseconds; null when unknown. Told by agents. */
+  readonly queueTimeLeftMs?: number | null;
   /** 0..100; null when no sync is under way and none has finished. */
   readonly syncPercent: number | null;
   readonly syncDoneBytes: number;

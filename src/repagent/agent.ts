@@ -10,6 +10,7 @@ import {
   SECTOR_BYTES,
 } from '../base/limits.ts';
 import type { Logger } from '../base/log.ts';
+import { steadyUs } from '../base/steady-clock.ts';
 import type { BlockDevice } from '../blockdev/block-device.ts';
 import type { VerifyProgress, VerifyResult, VolumeStatus } from '../control/status.ts';
 import { FEATURE_PAIRING } from '../repwire/constants.ts';
@@ -163,7 +164,8 @@ export class Agent {
       disk,
       stream: this.#stream,
       memory: this.#openMemory(name, below, image),
-      nowUs: this.#nowUs,
+      // A step of the machine's clock must not change how old a change is.
+      nowUs: this.#options.nowUs ?? steadyUs,
       // A connection is about volumes of the sizes that it began with. The next one brings only what is new.
       onResized: ({ name: resized, sizeBytes }) => {
         this.#logger.info({ volume: resized, sizeBytes }, 'the volume was resized; the hub is told');
@@ -184,10 +186,9 @@ export class Agent {
   status(): AgentStatus {
     const { hubHost, hubPort, vmName } = this.#options;
     const { state, lastError } = this.#link;
-    const nowUs = this.#nowUs();
     return {
       link: { hub: `${hubHost}:${hubPort}`, state, lastError },
-      volumes: [...this.#volumes.values()].map((volume) => volumeStatus(volume, vmName, nowUs)),
+      volumes: [...this.#volumes.values()].map((volume) => volumeStatus(volume, vmName)),
     };
   }
 

@@ -78,6 +78,7 @@ export class MirrorQueue {
   #head: MirrorEntry | undefined;
   #tail: MirrorEntry | undefined;
   #bytes = 0;
+  #releasedBytes = 0;
 
   constructor(limitBytes: number) {
     this.limitBytes = limitBytes;
@@ -86,6 +87,11 @@ export class MirrorQueue {
   /** Bytes of the entries that are queued or that the kernel has not taken, overhead included. */
   get bytes(): number {
     return this.#bytes;
+  }
+
+  /** Of all entries that are over, overhead included; goes only up. */
+  get releasedBytes(): number {
+    return this.#releasedBytes;
   }
 
   /** Whether no entry waits to be sent. */
@@ -124,6 +130,7 @@ export class MirrorQueue {
   /** An entry that was shifted is over: its bytes may be reused. */
   release(entry: MirrorEntry): void {
     this.#bytes -= entry.costBytes;
+    this.#releasedBytes += entry.costBytes;
     entry.owner.queuedBytes -= entry.costBytes;
     entry.letGo();
     entry.onReleased?.();

@@ -17,7 +17,7 @@ import type { Mirror, MirroredDisk } from './mirror.ts';
 import type { MirrorStream, StreamMember } from './mirror-stream.ts';
 import type { RangeWatches } from './range-watch.ts';
 import type { ImageMark } from './sidecar-finding.ts';
-import { VolumeHealth } from './volume-health.ts';
+import { lagMs, VolumeHealth } from './volume-health.ts';
 
 /** off: no hub follows. on: changes go by the stream. degraded: they did not fit, until the queue has room again. */
 export type VolumeMode = 'off' | 'on' | 'degraded';
@@ -36,7 +36,7 @@ export interface ProtectedVolumeOptions {
   readonly disk: MirroredDisk;
   readonly stream: MirrorStream;
   readonly memory?: VolumeMemory | undefined;
-  /** The clock, Unix microseconds. */
+  /** The clock by which changes age, Unix microseconds; should only go forward. */
   readonly nowUs: () => number;
   /** Told when the volume has another size than was reported. */
   readonly onResized: (volume: ProtectedVolume) => void;
@@ -62,6 +62,7 @@ export class ProtectedVolume implements StreamMember, Mirror {
   readonly #retirement: BitRetirement | undefined;
   /** Counts starts and stops: a start that had to wait looks whether it is still the newest. */
   #turn = 0;
+  readonly #nowUs: () => number;
   readonly #onResized: ProtectedVolumeOptions['onResized'];
   readonly #onFault: ProtectedVolumeOptions['onFault'];
   #mode: VolumeMode = 'off';
@@ -76,6 +77,7 @@ export class ProtectedVolume implements StreamMember, Mirror {
     this.reportedId = options.reportedId;
     this.wireId = options.reportedId;
     this.#stream = options.stream;
+    this.#nowUs = options.nowUs;
     this.#onResized = options.onResized;
     this.#onFault = options.onFault;
     this.#memory = options.memory;
@@ -182,6 +184,7 @@ export class ProtectedVolume implements StreamMember, Mirror {
     resumeSequence: number | null,
     pairing: StartPairing | null = null,
   ): MaybePromise<boolean | undefined> {
+    this.noteLag();
     this.stop();
     this.wireId = wireId;
     const turn = this.#turn;
@@ -206,6 +209,7 @@ export class ProtectedVolume implements StreamMember, Mirror {
   }
 
   #started(resumes: boolean): boolean {
+    this.health.queueMeter.restart();
     this.health.started(this.#hubKey !== undefined, resumes);
     if (this.#hubKey === undefined) this.#mode = 'on';
     else this.resumeStream();
@@ -240,8 +244,27 @@ export class ProtectedVolume implements StreamMember, Mirror {
 
   /** The hub tells how far it is. */
   acked(ack: Ack): void {
+    this.noteLag();
+    const { releasedBytes, bytes } = this.#stream.queue;
+    this.health.queueMeter.note(releasedBytes, releasedBytes + bytes);
     this.map.acked(ack.sequence);
     this.health.acked(ack);
+  }
+
+  /** Looks at the lag. @returns what it is now, ms; null: unknown */
+  noteLag(): number | null {
+    const nowUs = this.#nowUs();
+    const lag = lagMs(this.health.wasInSync, this.map.oldestTimeUs, nowUs);
+    this.health.lags.note(lag, nowUs / 1000);
+    return lag;
+  }
+
+  /** Until everything that waits in the queue now has been sent, ms; null: unknown. */
+  get queueTimeLeftMs(): number | null {
+    if (this.queuedBytes === 0) return 0;
+    const { releasedBytes, bytes } = this.#stream.queue;
+    this.health.queueMeter.note(releasedBytes, releasedBytes + bytes);
+    return this.health.queueMeter.progress.timeLeftMs;
   }
 
   /** Whether an acknowledgement is still to come that can come. */

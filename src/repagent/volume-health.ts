@@ -1,8 +1,10 @@
 // What the agent can say of one volume's protection: what the hub tells, what went wrong, how the sync moves on.
 // It must never say more than is known: "protected" only while a hub says so.
+import { LagHistory } from '../base/lag-history.ts';
 import type { VolumeState } from '../control/status.ts';
 import type { AckState } from '../repwire/constants.ts';
 import type { Ack } from '../repwire/messages.ts';
+import { UNKNOWN_TIME_US } from './dirty-map.ts';
 import { SyncMeter } from './sync-meter.ts';
 
 const RFC_ONLY =
@@ -10,6 +12,9 @@ const RFC_ONLY =
 
 export class VolumeHealth {
   readonly meter = new SyncMeter();
+  /** How fast the queue empties. */
+  readonly queueMeter = new SyncMeter();
+  readonly lags = new LagHistory();
   /** Newest sequence that the hub said is durable. */
   ackedSequence = 0;
   #hubState: AckState | undefined;
@@ -99,4 +104,15 @@ export class VolumeHealth {
   fail(text: string): void {
     this.#lastError = text;
   }
+}
+
+/**
+ * Age of the oldest change that isn't durable at the hub; null as long as the replica was never complete, and while
+ * something is dirty of which only the persistent map knows, which keeps no times.
+ * @param oldestTimeUs as the dirty map gives it
+ * @param nowUs the time, Unix microseconds
+ */
+export function lagMs(wasInSync: boolean, oldestTimeUs: number, nowUs: number): number | null {
+  if (!wasInSync || oldestTimeUs === UNKNOWN_TIME_US) return null;
+  return oldestTimeUs === 0 ? 0 : Math.max(0, Math.round((nowUs - oldestTimeUs) / 1000));
 }

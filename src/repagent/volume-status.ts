@@ -1,13 +1,12 @@
 // One volume of the agent as `repagent status` shows it.
 import type { VolumeStatus } from '../control/status.ts';
-import { UNKNOWN_TIME_US } from './dirty-map.ts';
 import type { ProtectedVolume } from './protected-volume.ts';
 
-/** @param nowUs the time, Unix microseconds */
-export function volumeStatus(volume: ProtectedVolume, vmName: string, nowUs: number): VolumeStatus {
+export function volumeStatus(volume: ProtectedVolume, vmName: string): VolumeStatus {
   const { health, map, lastSequence } = volume;
   const state = health.state(volume.mode === 'degraded');
   const { percent, bytesPerSecond, timeLeftMs } = health.meter.progress;
+  const lag = volume.noteLag();
   const isSyncing = state === 'initial-sync' || state === 'resync';
   return {
     name: volume.name,
@@ -18,7 +17,9 @@ export function volumeStatus(volume: ProtectedVolume, vmName: string, nowUs: num
     queuedBytes: volume.queuedBytes,
     sequence: lastSequence,
     ackedSequence: Math.min(health.ackedSequence, lastSequence),
-    lagMs: lagMs(health.wasInSync, map.oldestTimeUs, nowUs),
+    lagMs: lag,
+    lagHistory: health.lags.windows,
+    queueTimeLeftMs: volume.queueTimeLeftMs,
     syncPercent: state === 'protected' ? 100 : percent,
     syncDoneBytes: health.meter.doneBytes,
     syncTotalBytes: health.meter.totalBytes,
@@ -26,15 +27,4 @@ export function volumeStatus(volume: ProtectedVolume, vmName: string, nowUs: num
     syncTimeLeftMs: isSyncing ? timeLeftMs : null,
     lastError: health.lastError,
   };
-}
-
-/**
- * Age of the oldest change that isn't durable at the hub; null as long as the replica was never complete, and while
- * something is dirty of which only the persistent map knows, which keeps no times.
- * @param oldestTimeUs as the dirty map gives it
- * @param nowUs the time, Unix microseconds
- */
-export function lagMs(wasInSync: boolean, oldestTimeUs: number, nowUs: number): number | null {
-  if (!wasInSync || oldestTimeUs === UNKNOWN_TIME_US) return null;
-  return oldestTimeUs === 0 ? 0 : Math.max(0, Math.round((nowUs - oldestTimeUs) / 1000));
 }

@@ -6,6 +6,7 @@ import { AssertionError, unreachable } from '../base/assert.ts';
 import { errorCode, errorMessage, OperationError } from '../base/errors.ts';
 import type { Logger } from '../base/log.ts';
 import type { MaybePromise } from '../base/maybe.ts';
+import { steadyUs } from '../base/steady-clock.ts';
 import type { VerifyProgress, VerifyResult, VolumeStatus } from '../control/status.ts';
 import { ACK_STATES, type AckState, FEATURE_PAIRING, hasFlag } from '../repwire/constants.ts';
 import * as encode from '../repwire/encode.ts';
@@ -22,7 +23,7 @@ import { SocketLink } from '../transport/socket-link.ts';
 import { WireError } from '../wire/struct.ts';
 import type { ProvenAgent } from './agent-gate.ts';
 import { HashExchange } from './hash-exchange.ts';
-import { Heartbeat, nowUs } from './heartbeat.ts';
+import { Heartbeat } from './heartbeat.ts';
 import type { HubIdentity } from './hub-id.ts';
 import type { HubTuning } from './hub-tuning.ts';
 import { ReadPump } from './read-pump.ts';
@@ -245,7 +246,7 @@ export class AgentSession implements ReplicaLink {
       case 'hashResponse':
         return this.#mayGoOn(this.#hashes.answered(message, this.#intake.received));
       case 'ping':
-        this.#send(encode.encodePing('pong', message.token, nowUs()));
+        this.#send(encode.encodePing('pong', message.token, steadyUs()));
         return true;
       case 'pong':
         this.#heartbeat?.pong(message.token, message.timeUs);

@@ -70,15 +70,15 @@ export class HashExchange {
   /** Asks for what a replica has to compare: as much as may be on its way. */
   compare(volume: SessionVolume): void {
     const { replica } = volume;
-    let range = replica.takeCompare();
+    let range = replica.reads.takeCompare();
     if (!range) return;
-    const read = (unknown: DiskRange): void => void replica.compareArrived(unknown, null);
+    const read = (unknown: DiskRange): void => void replica.reads.compareArrived(unknown, null);
     const asker: HashAsker = {
-      answered: (known, digest) => replica.compareArrived(known, digest),
+      answered: (known, digest) => replica.reads.compareArrived(known, digest),
       busy: read,
       unreadable: read,
     };
-    for (; range; range = replica.takeCompare()) {
+    for (; range; range = replica.reads.takeCompare()) {
       this.#ask(this.#hashes.add({ volume, asker, range }), volume, range);
     }
   }

@@ -1,4 +1,5 @@
 // Notices that a connection is dead though nobody said so, and estimates how far the agent's clock is off.
+import { steadyUs } from '../base/steady-clock.ts';
 
 export interface HeartbeatOptions {
   readonly intervalMs: number;
@@ -10,11 +11,6 @@ export interface HeartbeatOptions {
 
 /** Samples among which the quickest counts: the quicker the answer, the better it tells the clock. */
 const SAMPLES = 8;
-
-/** This machine's clock, Unix microseconds. */
-export function nowUs(): number {
-  return Math.round((performance.timeOrigin + performance.now()) * 1000);
-}
 
 export class Heartbeat {
   readonly #options: HeartbeatOptions;
@@ -55,7 +51,7 @@ export class Heartbeat {
 
   pong(token: bigint, timeUs: number): void {
     if (token !== this.#token) return;
-    const roundTripUs = nowUs() - this.#sentUs;
+    const roundTripUs = steadyUs() - this.#sentUs;
     const offsetUs = timeUs - (this.#sentUs + Math.round(roundTripUs / 2));
     this.#samples.push({ roundTripUs, offsetUs });
     if (this.#samples.length > SAMPLES) this.#samples.shift();
@@ -80,7 +76,7 @@ export class Heartbeat {
 
   #ping(): void {
     this.#token += 1n;
-    this.#sentUs = nowUs();
+    this.#sentUs = steadyUs();
     this.#options.ping(this.#token, this.#sentUs);
   }
 }

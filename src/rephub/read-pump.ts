@@ -36,7 +36,7 @@ export class ReadPump {
     for (const volume of this.#hungry) {
       if (this.#reads.size >= this.#maxReads) return;
       this.#hungry.delete(volume);
-      const read = volume.replica.takeRead();
+      const read = volume.replica.reads.takeRead();
       if (!read) continue;
       this.#ask(this.#reads.add({ volume, read }), volume, read);
       // To the end of the row, which this loop will reach.
@@ -57,16 +57,16 @@ export class ReadPump {
       );
     }
     if (message.status !== 0) {
-      volume.replica.readFailed(read);
+      volume.replica.reads.readFailed(read);
     } else if (message.allZero) {
-      volume.replica.readArrived(read, null, message.sequence);
+      volume.replica.reads.readArrived(read, null, message.sequence);
     } else {
       if (message.data.length !== read.length) {
         throw new WireError(
           `REMOTE_IO_RES ${message.requestId} has ${message.data.length} bytes, not ${read.length}`,
         );
       }
-      volume.replica.readArrived(read, message.data, message.sequence);
+      volume.replica.reads.readArrived(read, message.data, message.sequence);
     }
     return volume;
   }

@@ -1,6 +1,5 @@
 // What the hub tells of each volume.
 import type { VolumeStatus } from '../control/status.ts';
-import { nowUs } from './heartbeat.ts';
 import type { Replica } from './replica.ts';
 import { isSyncing } from './replica-states.ts';
 
@@ -19,7 +18,8 @@ export function replicaStatus(replica: Replica): VolumeStatus {
     queuedBytes: 0,
     sequence: Math.max(replica.receivedSequence, replica.ackedSequence),
     ackedSequence: replica.ackedSequence,
-    lagMs: lagMs(replica),
+    lagMs: replica.history.noteLag(replica),
+    lagHistory: replica.history.lags.windows,
     syncPercent: syncPercent(replica, syncing),
     syncDoneBytes: engine.totalBytes - remaining,
     syncTotalBytes: engine.totalBytes,
@@ -53,14 +53,6 @@ export function refusedStatus(
     syncTimeLeftMs: null,
     lastError: reason,
   };
-}
-
-function lagMs(replica: Replica): number | null {
-  const offsetUs = replica.link?.clockOffsetUs ?? null;
-  if (offsetUs === null || replica.state !== 'protected') return null;
-  const oldestUs = replica.oldestPendingUs;
-  if (oldestUs === 0) return 0;
-  return Math.max(0, Math.round((nowUs() + offsetUs - oldestUs) / 1000));
 }
 
 function syncPercent(replica: Replica, syncing: boolean): number | null {

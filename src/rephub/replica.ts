@@ -8,9 +8,11 @@ import type { VolumeState } from '../control/status.ts';
 import type { DiskRange } from '../repwire/messages.ts';
 import { CommitLedger } from './commit-ledger.ts';
 import { ReplicaContent } from './replica-content.ts';
+import { ReplicaHistory } from './replica-history.ts';
 import { type AgentIdentity, isSameLife, type ReplicaLink } from './replica-link.ts';
 import type { Beginning, ReplicaMemory } from './replica-memory.ts';
 import type { ReplicaOptions } from './replica-options.ts';
+import { ReplicaReads } from './replica-reads.ts';
 import {
   isSyncing,
   logChange,
@@ -22,7 +24,6 @@ import {
 import { RetryTimer } from './retry-timer.ts';
 import type { SyncEngine } from './sync-engine.ts';
 import { SyncMeter } from './sync-meter.ts';
-import type { SectorRange, SyncRead } from './sync-read.ts';
 
 export class Replica {
   readonly key: string;
@@ -36,7 +37,9 @@ export class Replica {
   /** Who may attach: a connection that has begun to start the volume. */
   claimant: unknown;
   readonly meter = new SyncMeter();
+  readonly history = new ReplicaHistory();
   readonly memory: ReplicaMemory;
+  readonly reads: ReplicaReads;
   readonly #options: ReplicaOptions;
   readonly #content: ReplicaContent;
   readonly #ledger = new CommitLedger();
@@ -70,6 +73,12 @@ export class Replica {
         committed: () => this.#committed(),
         storeFailed: (error) => this.#storeFailed(error),
       },
+    });
+    this.reads = new ReplicaReads({
+      content: this.#content,
+      meter: this.meter,
+      mayAsk: () => this.#link !== undefined && !this.#awaitingDirty && this.#state !== 'failed',
+      applied: () => this.#applied(),
     });
     this.#heal = new RetryTimer(retryFirstMs, retryLongestMs, () => void this.#tryHeal());
     this.#rereads = new RetryTimer(retryFirstMs, retryLongestMs, () => {
@@ -191,6 +200,7 @@ export class Replica {
    */
   detach(graceful: boolean, reason: string): void {
     assert(this.#link, 'detach without a connection');
+    this.history.noteLag(this);
     const isWhole = this.#isConsistent() && this.#state !== 'failed';
     this.#received = this.receivedSequence;
     // The agent never said what the replica lacks, and nothing of its stream was taken in: there is nothing to resume.
@@ -250,42 +260,6 @@ export class Replica {
   /** Whether the agent still has to say what the replica lacks: nothing else of the stream may come before. */
   get awaitsDirty(): boolean {
     return this.#awaitingDirty;
-  }
-
-  /** Takes the next range to ask the agent a digest of, if there is any now. */
-  takeCompare(): SectorRange | undefined {
-    return this.#mayAsk ? this.engine.takeCompare() : undefined;
-  }
-
-  /** The agent's digest of a range, at this place of the stream; everything before it was applied. Null: it is read. */
-  compareArrived(range: SectorRange, digest: Buffer | null): MaybePromise<void> {
-    return andThen(this.#content.compare(range, digest), () => this.#applied());
-  }
-
-  /** Takes the next range to ask the agent for, if there is any now. */
-  takeRead(): SyncRead | undefined {
-    return this.#mayAsk ? this.engine.takeRead() : undefined;
-  }
-
-  get #mayAsk(): boolean {
-    return this.#link !== undefined && !this.#awaitingDirty && this.#state !== 'failed';
-  }
-
-  /**
-   * The agent answered a read.
-   * @param data null when all of it is zero; lent until the `apply` that follows was answered
-   * @param asOf the newest sequence that the data may contain
-   */
-  readArrived(read: SyncRead, data: Buffer | null, asOf: number): void {
-    if (read.dropped) return;
-    this.meter.add(read.length, performance.now());
-    this.#content.storeRead(read, data, asOf);
-  }
-
-  /** The agent could not read. */
-  readFailed(read: SyncRead): void {
-    if (read.dropped) return;
-    this.engine.failRead(read);
   }
 
   /** Stores what came since the last call. Answers when it is stored; failures become the replica's state. */
@@ -376,6 +350,7 @@ export class Replica {
   }
 
   #committed(): void {
+    this.history.noteLag(this);
     const cover = this.#ledger.end();
     if (!cover) {
       this.#content.requestCommit();
@@ -440,6 +415,7 @@ export class Replica {
   /** @param error the new `lastError`; left as it is when not given */
   #enter(event: ReplicaEvent, error?: string | null): void {
     const before = this.#state;
+    this.history.noteLag(this);
     this.#state = nextState(before, event);
     if (error !== undefined) this.lastError = error;
     if (this.#state !== before) logChange(this.#options.logger, this, before, error);

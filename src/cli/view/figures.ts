@@ -1,4 +1,5 @@
 // Figures of a status as text. What is not known reads `unknown`, never 0; what has no meaning now reads `-`.
+import type { LagFigures } from '../../base/lag-history.ts';
 import { formatBytes, formatDuration } from '../../base/size.ts';
 import type { VolumeStatus } from '../../control/status.ts';
 
@@ -45,5 +46,12 @@ export function syncRateText(volume: VolumeStatus): string {
 }
 
 export function timeLeftText(volume: VolumeStatus): string {
-  return isSyncing(volume) ? durationText(volume.syncTimeLeftMs) : NOT_NOW;
+  if (isSyncing(volume)) return durationText(volume.syncTimeLeftMs);
+  return volume.queuedBytes > 0 ? durationText(volume.queueTimeLeftMs) : NOT_NOW;
+}
+
+/** `3ms/12ms/40ms`: half of the time, all but a hundredth of it, and all of it the lag was no longer. */
+export function lagFiguresText(figures: LagFigures | undefined): string {
+  if (!figures || figures.coveredSeconds === 0) return UNKNOWN;
+  return [figures.p50Ms, figures.p99Ms, figures.maxMs].map(durationText).join('/');
 }

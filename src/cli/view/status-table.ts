@@ -4,6 +4,7 @@ import {
   bytesText,
   countText,
   durationText,
+  lagFiguresText,
   percentText,
   syncPercent,
   syncRateText,
@@ -44,6 +45,13 @@ const COLUMNS: readonly Column[] = [
   { title: 'SENT', keep: 2, right: true, cell: (volume) => countText(volume.sequence) },
   { title: 'ACKED', keep: 1, right: true, cell: (volume) => countText(volume.ackedSequence) },
   { title: 'LAG', keep: 7, right: true, cell: (volume) => durationText(volume.lagMs) },
+  {
+    title: 'p50/p99/max IN 1m',
+    keep: -1,
+    right: true,
+    cell: ({ lagHistory }) => lagFiguresText(lagHistory?.lastMinute),
+  },
+  { title: 'IN 1h', keep: -2, right: true, cell: ({ lagHistory }) => lagFiguresText(lagHistory?.lastHour) },
   { title: 'SIZE', keep: 0, right: true, cell: (volume) => bytesText(volume.sizeBytes) },
 ];
 
@@ -93,6 +101,7 @@ export function statusLine(volume: VolumeStatus): string {
     `sent=${countText(volume.sequence)}`,
     `acked=${countText(volume.ackedSequence)}`,
     `lag=${durationText(volume.lagMs)}`,
+    ...(volume.lagHistory ? [`lag1m=${lagFiguresText(volume.lagHistory.lastMinute)}`] : []),
   ];
   const figures = fields.map((field) => field.replace(/(\d) (\w)/g, '$1$2')).join(' ');
   return volume.lastError ? `${figures} error=${JSON.stringify(printable(volume.lastError))}` : figures;

@@ -6,6 +6,7 @@ import { judge } from '../../../src/cli/run/wait.ts';
 import {
   bytesText,
   durationText,
+  lagFiguresText,
   rateText,
   syncRateText,
   timeLeftText,
@@ -68,9 +69,31 @@ describe('figures', () => {
   it('have a rate and an end only while a sync runs', () => {
     expect(syncRateText(sampleVolume())).toBe('-');
     expect(timeLeftText(sampleVolume({ state: 'resync' }))).toBe('unknown');
+    expect(timeLeftText(sampleVolume())).toBe('-');
+    expect(timeLeftText(sampleVolume({ queuedBytes: 5, queueTimeLeftMs: 1200 }))).toBe('1s');
+    expect(timeLeftText(sampleVolume({ queuedBytes: 5 }))).toBe('unknown');
     expect(syncRateText(sampleVolume({ state: 'initial-sync', syncBytesPerSecond: 2 ** 20 }))).toBe(
       '1 MiB/s',
     );
+  });
+});
+
+describe('the lag over time', () => {
+  const known = { p50Ms: 3, p99Ms: 12, maxMs: 4000, coveredSeconds: 60 };
+  const partly = { p50Ms: 3, p99Ms: null, maxMs: null, coveredSeconds: 3600 };
+  const volume = sampleVolume({ lagHistory: { lastMinute: known, lastHour: partly } });
+
+  it('is in the wide table and in the line', () => {
+    const wide = statusTable(sampleStatus([volume]), { ...plain, columns: 200 }).join('\n');
+    expect(wide).toMatch(/LAG +p50\/p99\/max IN 1m +IN 1h/);
+    expect(wide).toMatch(/ 3ms +3ms\/12ms\/4s +3ms\/unknown\/unknown /);
+    expect(statusTable(sampleStatus([volume]), { ...plain, columns: 80 }).join('\n')).not.toContain('p99');
+    expect(statusLine(volume)).toContain(' lag=3ms lag1m=3ms/12ms/4s');
+  });
+
+  it('is unknown before anything was seen', () => {
+    expect(lagFiguresText({ ...known, coveredSeconds: 0 })).toBe('unknown');
+    expect(lagFiguresText(undefined)).toBe('unknown');
   });
 });
 

@@ -530,7 +530,7 @@ describe('a volume', () => {
     const h = await hub();
     const a = agent(h);
     const device = a.protect('sda', disk());
-    expect(a.status().volumes[0]).toEqual({
+    expect(a.status().volumes[0]).toMatchObject({
       name: 'sda',
       vmName: 'vm1',
       state: 'unprotected',

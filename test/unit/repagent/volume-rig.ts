@@ -66,6 +66,19 @@ export class VolumeRig {
     this.sender = undefined;
   }
 
+  /** The hub says that everything so far is durable, and the replica complete. */
+  protect(): void {
+    const { sequence } = this.stream;
+    this.volume.acked({
+      kind: 'ack',
+      volumeId: 7n,
+      sequence,
+      state: 'protected',
+      syncDoneBytes: 0,
+      syncTotalBytes: 0,
+    });
+  }
+
   /** The hub says that everything so far is durable. */
   ack(): void {
     this.volume.map.acked(this.stream.sequence);

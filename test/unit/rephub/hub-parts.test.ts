@@ -1,9 +1,10 @@
 // The small parts of the hub, each alone: identity, states, stream positions, requests, commits, retries, rates, clocks.
 import fs from 'node:fs';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
+import { steadyUs } from '../../../src/base/steady-clock.ts';
 import { VOLUME_STATES } from '../../../src/control/status.ts';
 import { type CommitSteps, GroupCommit } from '../../../src/rephub/group-commit.ts';
-import { Heartbeat, nowUs } from '../../../src/rephub/heartbeat.ts';
+import { Heartbeat } from '../../../src/rephub/heartbeat.ts';
 import { loadHubIdentity } from '../../../src/rephub/hub-id.ts';
 import {
   nextState,
@@ -279,7 +280,7 @@ describe('Heartbeat', () => {
     expect(heart.clockOffsetUs).toBeNull();
     heart.pong(99n, 5);
     expect(heart.clockOffsetUs).toBeNull();
-    heart.pong(pings[0]![0], nowUs() + 3_600_000_000);
+    heart.pong(pings[0]![0], steadyUs() + 3_600_000_000);
     expect(Math.abs(heart.clockOffsetUs! - 3_600_000_000)).toBeLessThan(50_000);
     heart.stop();
   });

@@ -1,0 +1,58 @@
+// What of a replica an agent is asked for, and what becomes of the answers. It must never ask for anything while nobody
+// knows what the replica lacks, nor take an answer for more than the engine says it is worth.
+import { andThen, type MaybePromise } from '../base/maybe.ts';
+import type { ReplicaContent } from './replica-content.ts';
+import type { SyncMeter } from './sync-meter.ts';
+import type { SectorRange, SyncRead } from './sync-read.ts';
+
+export interface ReplicaReadsOptions {
+  readonly content: ReplicaContent;
+  readonly meter: SyncMeter;
+  /** Whether the agent has said what the replica lacks, and it can be stored. */
+  readonly mayAsk: () => boolean;
+  /** Something was stored, or is known not to be missing. */
+  readonly applied: () => void;
+}
+
+export class ReplicaReads {
+  readonly #options: ReplicaReadsOptions;
+
+  constructor(options: ReplicaReadsOptions) {
+    this.#options = options;
+  }
+
+  /** Takes the next range to ask the agent a digest of, if there is any now. */
+  takeCompare(): SectorRange | undefined {
+    const { content, mayAsk } = this.#options;
+    return mayAsk() ? content.engine.takeCompare() : undefined;
+  }
+
+  /** The agent's digest of a range, at this place of the stream; everything before it was applied. Null: it is read. */
+  compareArrived(range: SectorRange, digest: Buffer | null): MaybePromise<void> {
+    const { content, applied } = this.#options;
+    return andThen(content.compare(range, digest), () => applied());
+  }
+
+  /** Takes the next range to ask the agent for, if there is any now. */
+  takeRead(): SyncRead | undefined {
+    const { content, mayAsk } = this.#options;
+    return mayAsk() ? content.engine.takeRead() : undefined;
+  }
+
+  /**
+   * The agent answered a read.
+   * @param data null when all of it is zero; lent until the `apply` that follows was answered
+   * @param asOf the newest sequence that the data may contain
+   */
+  readArrived(read: SyncRead, data: Buffer | null, asOf: number): void {
+    if (read.dropped) return;
+    const { content, meter } = this.#options;
+    meter.add(read.length, performance.now());
+    content.storeRead(read, data, asOf);
+  }
+
+  /** The agent could not read. */
+  readFailed(read: SyncRead): void {
+    if (!read.dropped) this.#options.content.engine.failRead(read);
+  }
+}
