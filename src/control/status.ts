@@ -50,6 +50,24 @@ export interface VolumeStatus {
   readonly readOnly?: boolean;
 }
 
+/** What an agent sends to its hub, frames as they are on the wire; TLS and TCP not counted. */
+export interface LinkTraffic {
+  /** Since the process began. */
+  readonly sentBytes: number;
+  /** Over the last seconds; null in the first one. */
+  readonly bytesPerSecond: number | null;
+  /** The limit that holds now; null: none. */
+  readonly limitBytesPerSecond: number | null;
+}
+
+/** The agent's connection to its hub. */
+export interface LinkStatus {
+  readonly hub: string;
+  readonly state: string;
+  readonly lastError: string | null;
+  readonly traffic?: LinkTraffic;
+}
+
 /** What `repagent status --json` prints and GET /status answers. */
 export interface ProcessStatus {
   readonly role: 'agent' | 'hub';
@@ -57,8 +75,8 @@ export interface ProcessStatus {
   readonly version: string;
   /** Where it listens, as URLs. */
   readonly listening: readonly string[];
-  /** Agent: the hub's address and the link's state. Hub: null. */
-  readonly link: { readonly hub: string; readonly state: string; readonly lastError: string | null } | null;
+  /** Hub: null. */
+  readonly link: LinkStatus | null;
   readonly volumes: readonly VolumeStatus[];
 }
 

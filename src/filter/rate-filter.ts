@@ -1,12 +1,12 @@
 // filter rate: limits bytes and requests a second. Changes begin in the order in which they came; reads and changes hold
 // each other up only by a limit that they share. While nothing has to wait a call costs a few comparisons.
 import { type MaybePromise, settle } from '../base/maybe.ts';
+import { TokenBucket } from '../base/token-bucket.ts';
 import type { BlockDevice } from '../blockdev/block-device.ts';
 import type { FilterStatus } from './context.ts';
 import { defineFilter } from './define-filter.ts';
 import type { IntegerOption, SizeOption } from './option-schema.ts';
 import { PassThrough } from './pass-through.ts';
-import { TokenBucket } from './token-bucket.ts';
 
 function bytesOption<const D extends string>(description: D) {
   return { kind: 'size', default: 0, adjustable: true, description } as const satisfies SizeOption;

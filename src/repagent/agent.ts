@@ -12,12 +12,14 @@ import {
 import type { Logger } from '../base/log.ts';
 import { steadyUs } from '../base/steady-clock.ts';
 import type { BlockDevice } from '../blockdev/block-device.ts';
-import type { VerifyProgress, VerifyResult, VolumeStatus } from '../control/status.ts';
+import type { LinkTraffic, VerifyProgress, VerifyResult, VolumeStatus } from '../control/status.ts';
 import { FEATURE_PAIRING } from '../repwire/constants.ts';
 import { AGENT_ID_BYTES } from './agent-id.ts';
+import { type BandwidthSchedule, UNLIMITED } from './bandwidth-schedule.ts';
 import type { DirtyRun } from './dirty-map.ts';
 import { DEFAULT_RECONNECT, type Dial, HubLink, type HubTls, type ReconnectOptions } from './hub-link.ts';
 import { HubSession } from './hub-session.ts';
+import { LinkLimiter } from './link-limiter.ts';
 import type { LinkState } from './link-states.ts';
 import { MirrorFilter } from './mirror-filter.ts';
 import { MirrorStream } from './mirror-stream.ts';
@@ -51,6 +53,8 @@ export interface AgentOptions {
   /** How long close() may wait for what is queued to be sent and acknowledged, ms. */
   readonly shutdownTimeoutMs?: number | undefined;
   readonly reconnect?: Partial<ReconnectOptions> | undefined;
+  /** How much may be sent to the hub, and when. */
+  readonly bandwidth?: BandwidthSchedule | undefined;
   /** Encrypt the link to the hub, with proof on both sides. */
   readonly tls?: HubTls | undefined;
   /** For tests: another network than TCP. */
@@ -61,7 +65,12 @@ export interface AgentOptions {
 }
 
 export interface AgentStatus {
-  readonly link: { readonly hub: string; readonly state: LinkState; readonly lastError: string | null };
+  readonly link: {
+    readonly hub: string;
+    readonly state: LinkState;
+    readonly lastError: string | null;
+    readonly traffic: LinkTraffic;
+  };
   readonly volumes: VolumeStatus[];
 }
 
@@ -82,6 +91,7 @@ export class Agent {
   readonly #volumes = new Map<string, ProtectedVolume>();
   readonly #stream: MirrorStream;
   readonly #link: HubLink;
+  readonly #limiter: LinkLimiter;
   readonly #epoch = randomBytes(8).readBigUInt64LE();
   readonly #faulty = new Set<ProtectedVolume>();
   readonly #remoteIo: RemoteIoStats = {
@@ -107,6 +117,10 @@ export class Agent {
       lost: () => this.#endSession(new Error(this.#rfcOverflow)),
       degraded: (some) => this.#degraded(some),
     });
+    this.#limiter = new LinkLimiter(options.bandwidth ?? UNLIMITED, {
+      nowMs: () => performance.now(),
+      wallMs: () => this.#nowUs() / 1000,
+    });
     this.#link = new HubLink({
       host: options.hubHost,
       port: options.hubPort,
@@ -125,6 +139,7 @@ export class Agent {
           features: options.state ? FEATURE_PAIRING : 0,
           volumes: this.#volumes,
           stream: this.#stream,
+          limiter: this.#limiter,
           stats: this.#remoteIo,
           nowUs: this.#nowUs,
           logger: this.#logger,
@@ -187,7 +202,7 @@ export class Agent {
     const { hubHost, hubPort, vmName } = this.#options;
     const { state, lastError } = this.#link;
     return {
-      link: { hub: `${hubHost}:${hubPort}`, state, lastError },
+      link: { hub: `${hubHost}:${hubPort}`, state, lastError, traffic: this.#limiter.traffic },
       volumes: [...this.#volumes.values()].map((volume) => volumeStatus(volume, vmName)),
     };
   }

@@ -13,6 +13,7 @@ import { type ByteConsumer, SocketLink } from '../transport/socket-link.ts';
 import { WireError } from '../wire/struct.ts';
 import { FarewellWatch } from './farewell-watch.ts';
 import { HashResponder } from './hash-responder.ts';
+import type { LinkLimiter } from './link-limiter.ts';
 import { Liveness } from './liveness.ts';
 import type { MirrorStream } from './mirror-stream.ts';
 import { PairingTalk } from './pairing-talk.ts';
@@ -44,6 +45,7 @@ export interface SessionOptions {
   readonly reportRetryMs: number;
   readonly volumes: ReadonlyMap<string, ProtectedVolume>;
   readonly stream: MirrorStream;
+  readonly limiter: LinkLimiter;
   readonly stats: RemoteIoStats;
   readonly nowUs: () => number;
   readonly logger: Logger;
@@ -55,6 +57,17 @@ export interface SessionOptions {
 
 /** hello: the hub has said nothing yet. leaving: the farewell was sent, nothing else may follow it. */
 type Phase = 'hello' | 'rfc' | 'extended' | 'leaving' | 'over';
+
+/** What only a hub that said HELLO may send, after it. */
+type ExtensionKind =
+  | 'ack'
+  | 'hashRequest'
+  | 'ping'
+  | 'pong'
+  | 'verifyResponse'
+  | 'volumeError'
+  | 'recorded'
+  | 'unknown';
 
 export class HubSession implements ByteConsumer {
   readonly #options: SessionOptions;
@@ -257,22 +270,7 @@ export class HubSession implements ByteConsumer {
     }
   }
 
-  #takeExtension(
-    message: Extract<
-      RepMessage,
-      {
-        kind:
-          | 'ack'
-          | 'hashRequest'
-          | 'ping'
-          | 'pong'
-          | 'verifyResponse'
-          | 'volumeError'
-          | 'recorded'
-          | 'unknown';
-      }
-    >,
-  ): boolean {
+  #takeExtension(message: Extract<RepMessage, { kind: ExtensionKind }>): boolean {
     switch (message.kind) {
       case 'ack':
         this.#acked(message);
@@ -312,12 +310,13 @@ export class HubSession implements ByteConsumer {
       throw new WireError(`the hub began with ${message.kind}`);
     }
     this.#phase = isHello ? 'extended' : 'rfc';
-    const { stream, stats } = this.#options;
+    const { stream, stats, limiter } = this.#options;
     stream.open(isHello);
     this.#sender = new StreamSender({
       outlet: this.#link,
       queue: stream.queue,
       extensions: isHello,
+      limiter,
       onRoom: () => {
         stream.recover();
         this.#farewell.check();
@@ -431,9 +430,10 @@ export class HubSession implements ByteConsumer {
     this.#saidStrange = true;
   }
 
-  /** Sends a frame that is not of the stream. */
+  /** Sends a frame that is not of the stream, and waits for no limit. */
   #control(frame: Buffer): void {
     this.#link.send([frame]);
+    this.#options.limiter.take(frame.length);
     if (this.#link.unsentBytes > MAX_UNSENT_BYTES) {
       this.end(new Error(`the hub leaves more than ${MAX_UNSENT_BYTES} bytes unread`));
     }

@@ -5,6 +5,7 @@ import { KiB, MiB } from '../base/limits.ts';
 import { MAX_EXTENTS_PER_FRAME } from '../repwire/constants.ts';
 import * as encode from '../repwire/encode.ts';
 import type { DiskRange } from '../repwire/messages.ts';
+import type { LinkLimiter } from './link-limiter.ts';
 import type { MirrorEntry, MirrorQueue } from './mirror-queue.ts';
 
 /** Bytes that may wait in the socket; above it everything stays in the queue. */
@@ -12,6 +13,9 @@ const HIGH_WATER_BYTES = MiB;
 
 /** Bytes of the stream, and of answers, that one turn of the event loop moves at least, if there are as many. */
 const TURN_BYTES = 256 * KiB;
+
+/** Under a limit the stream and the answers take turns of about so many bytes. */
+const LIMITED_TURN_BYTES = 64 * KiB;
 
 /** Zeroes to a hub that knows the RFC alone go as writes of at most so many bytes. */
 const ZERO_PIECE_BYTES = MiB;
@@ -37,6 +41,8 @@ export interface StreamSenderOptions {
   readonly queue: MirrorQueue;
   /** Whether the hub takes more than the RFC's writes. */
   readonly extensions: boolean;
+  /** Says when the next frame may leave, and is told of what left. */
+  readonly limiter: LinkLimiter;
   /** Bytes of the queue were released, or a turn begins. */
   readonly onRoom: () => void;
   /** Something in here went wrong; the connection must end. */
@@ -50,6 +56,10 @@ export class StreamSender {
   #stopped = false;
   /** Sends that the kernel has not taken whole. */
   #underway = 0;
+  /** Bytes by which the stream is ahead of the answers, since both have something to send under a limit. */
+  #streamLead = 0;
+  /** Runs while the limit allows nothing. */
+  #untilAllowed: NodeJS.Timeout | undefined;
 
   constructor(options: StreamSenderOptions) {
     this.#options = options;
@@ -62,7 +72,7 @@ export class StreamSender {
 
   /** There is something to send: it's looked after at the next turn, once the guests were served. */
   wake(): void {
-    if (this.#scheduled || this.#stopped) return;
+    if (this.#scheduled || this.#stopped || this.#untilAllowed) return;
     this.#scheduled = true;
     setImmediate(this.#turn);
   }
@@ -79,6 +89,7 @@ export class StreamSender {
   /** The connection is gone. What it has taken is given back when it lets go of it. */
   stop(): void {
     this.#stopped = true;
+    clearTimeout(this.#untilAllowed);
     for (const answer of this.#answers.splice(0)) answer.over();
   }
 
@@ -88,19 +99,44 @@ export class StreamSender {
     try {
       this.#options.onRoom();
       if (this.#options.outlet.unsentBytes >= HIGH_WATER_BYTES) return;
-      this.#sendStream();
-      this.#sendAnswers();
+      if (this.#options.limiter.isLimited) {
+        this.#sendLimited();
+      } else {
+        this.#sendStream(TURN_BYTES);
+        this.#sendAnswers(TURN_BYTES);
+      }
       if (!this.#options.queue.isEmpty || this.#answers.length > 0) this.wake();
     } catch (error) {
       this.#options.onFault(error);
     }
   };
 
-  #sendStream(): void {
-    const { queue, outlet } = this.#options;
+  /** A turn of the stream, or of the answers when that is ahead: each gets half while both want the link. */
+  #sendLimited(): void {
+    const waitMs = this.#options.limiter.waitMs();
+    if (waitMs > 0) {
+      this.#untilAllowed = setTimeout(() => {
+        this.#untilAllowed = undefined;
+        this.#turn();
+      }, Math.ceil(waitMs));
+      return;
+    }
+    const hasStream = !this.#options.queue.isEmpty;
+    const hasAnswers = this.#answers.length > 0;
+    if (!hasStream || !hasAnswers) this.#streamLead = 0;
+    if (hasStream && (!hasAnswers || this.#streamLead <= 0)) {
+      this.#streamLead += this.#sendStream(LIMITED_TURN_BYTES);
+    } else {
+      this.#streamLead -= this.#sendAnswers(LIMITED_TURN_BYTES);
+    }
+  }
+
+  /** @returns bytes sent */
+  #sendStream(turnBytes: number): number {
+    const { queue, outlet, limiter } = this.#options;
     const parts: Buffer[] = [];
     const done: MirrorEntry[] = [];
-    for (let bytes = 0; bytes < TURN_BYTES; ) {
+    for (let bytes = 0; bytes < turnBytes; ) {
       const entry = queue.peek();
       if (!entry) break;
       const isWhole = this.#expand(entry, parts);
@@ -108,23 +144,31 @@ export class StreamSender {
       if (isWhole) done.push(queue.shift());
       else bytes += ZERO_PIECE_BYTES;
     }
-    if (parts.length === 0) return;
+    if (parts.length === 0) return 0;
+    let sentBytes = 0;
+    for (const part of parts) sentBytes += part.length;
+    limiter.take(sentBytes);
     this.#underway += 1;
     const giveBack = (): void => {
       for (const entry of done) queue.release(entry);
     };
     outlet.send(parts, () => this.#left(giveBack));
+    return sentBytes;
   }
 
-  #sendAnswers(): void {
-    for (let bytes = 0; bytes < TURN_BYTES; ) {
+  /** @returns bytes sent */
+  #sendAnswers(turnBytes: number): number {
+    let bytes = 0;
+    while (bytes < turnBytes) {
       const answer = this.#answers.shift();
-      if (!answer) return;
+      if (!answer) break;
       bytes += answer.head.length + (answer.data?.length ?? 0);
       this.#underway += 1;
       const parts = answer.data ? [answer.head, answer.data] : [answer.head];
       this.#options.outlet.send(parts, () => this.#left(() => answer.over()));
     }
+    this.#options.limiter.take(bytes);
+    return bytes;
   }
 
   #left(giveBack: () => void): void {

@@ -122,6 +122,7 @@ class ProxiedLink {
       return;
     }
     this.#left[direction] -= chunk.length;
+    this.#proxy.passedBytes[direction] += chunk.length;
     if (!to.write(chunk)) from.pause();
   }
 }
@@ -136,6 +137,8 @@ export class CutProxy {
   /** Each piece waits so long before it is passed on, ms; with a size of pieces it is a narrow line. */
   delayMs = 0;
   pieceBytes = Number.POSITIVE_INFINITY;
+  /** What was passed on so far. */
+  readonly passedBytes: Record<Direction, number> = { up: 0, down: 0 };
   readonly #stalled = new Set<Direction>();
   #accepted = 0;
 

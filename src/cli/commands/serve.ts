@@ -11,6 +11,7 @@ import type { LogLevel } from '../../base/log.ts';
 import { parseSize } from '../../base/size.ts';
 import type { ControlAddress } from '../../control/address.ts';
 import type { SocketPermissions } from '../../nbd/socket-file.ts';
+import type { BandwidthSchedule } from '../../repagent/bandwidth-schedule.ts';
 import { defineCommand } from '../command.ts';
 import type { OptionTable, RawOptions } from '../option-table.ts';
 import {
@@ -21,6 +22,7 @@ import {
   parseHub,
   parseListen,
 } from '../parse-address.ts';
+import { parseBandwidth } from '../parse-bandwidth.ts';
 import { type ExportSettings, parseExports } from '../parse-export.ts';
 import { isNbdUri, type NamedSource, parseImages } from '../parse-image.ts';
 import { parseSocketPermissions } from '../parse-socket.ts';
@@ -77,6 +79,12 @@ export const SERVE_OPTIONS = {
     type: 'text',
     describe: "the name that the hub's certificate must be for",
     fallback: 'the host in --hub',
+  },
+  'hub-bandwidth': {
+    type: 'text',
+    describe:
+      "bytes a second that are sent to the hub at most: 20M, or by local time 'mon-fri 08:00-18:00 20M, sat+sun 50M, else unlimited'",
+    fallback: 'unlimited',
   },
   'vm-name': { type: 'text', describe: 'how the hub shows this machine', fallback: 'the host name' },
   filter: {
@@ -165,6 +173,8 @@ export interface ServeConfig {
   readonly hub: HostPort | undefined;
   /** Of the link to the hub; undefined: no TLS. */
   readonly hubTls: { readonly dir: string; readonly serverName: string } | undefined;
+  /** Of what is sent to the hub; undefined: no limit. */
+  readonly bandwidth: BandwidthSchedule | undefined;
   readonly vmName: string;
   readonly filters: readonly string[];
   /** One for every image, by name. */
@@ -216,6 +226,7 @@ export function resolveServe(raw: RawOptions<typeof SERVE_OPTIONS>): ServeConfig
     socketPermissions,
     hub,
     hubTls: parseHubTls(raw, hub),
+    bandwidth: parseHubBandwidth(raw['hub-bandwidth'], hub),
     vmName,
     filters: raw.filter ?? [],
     exports,
@@ -276,6 +287,15 @@ function parseHubTls(
   return { dir: resolve(dir), serverName: name ?? hub.host };
 }
 
+function parseHubBandwidth(
+  text: string | undefined,
+  hub: HostPort | undefined,
+): BandwidthSchedule | undefined {
+  if (text === undefined) return undefined;
+  if (!hub) throw new UsageError('--hub-bandwidth is about the link to a hub: add --hub HOST[:PORT]');
+  return parseBandwidth(text);
+}
+
 function parseFormat(text: string): string {
   if (!/^[a-z0-9_-]{1,32}$/i.test(text)) {
     throw new UsageError(
@@ -331,6 +351,10 @@ export const serveCommand = defineCommand({
   examples: [
     ['serve disk.img', 'an NBD server for one raw image, on 127.0.0.1:10809'],
     ['serve disk.img --hub 192.0.2.7', 'the same, and every change goes to the hub'],
+    [
+      'serve disk.img --hub 192.0.2.7 --hub-bandwidth "mon-fri 08:00-18:00 20M, else unlimited"',
+      'leaves room for others',
+    ],
     ['serve root=a.img data=b.img --listen unix:/run/vm.sock', 'two exports on a unix socket'],
     ['serve vm.qcow2 --format qcow2 --hub 127.0.0.1', 'any format that qemu-nbd opens'],
     ['serve new.img --create 20G --filter log --filter delay,write=5ms', 'a new disk below two filters'],

@@ -36,7 +36,7 @@ export async function createReplication(
   logger: Logger,
   reloads: ReloadWatch,
 ): Promise<Replication> {
-  const { hub, hubTls, vmName, queueBytes, stateDir, dirtyGranularityBytes, dirtySync } = config;
+  const { hub, hubTls, bandwidth, vmName, queueBytes, stateDir, dirtyGranularityBytes, dirtySync } = config;
   if (!hub) return new NoReplication(vmName);
   const { Agent } = await import('../../repagent/agent.ts');
   const { AgentState, imageMark } = await import('../../repagent/state-dir.ts');
@@ -56,6 +56,7 @@ export async function createReplication(
     agentId: state.agentId,
     state,
     queueBytes,
+    bandwidth,
     tls,
     logger,
   });

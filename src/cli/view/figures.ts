@@ -1,7 +1,7 @@
 // Figures of a status as text. What is not known reads `unknown`, never 0; what has no meaning now reads `-`.
 import type { LagFigures } from '../../base/lag-history.ts';
 import { formatBytes, formatDuration } from '../../base/size.ts';
-import type { VolumeStatus } from '../../control/status.ts';
+import type { LinkTraffic, VolumeStatus } from '../../control/status.ts';
 
 const UNKNOWN = 'unknown';
 const NOT_NOW = '-';
@@ -54,4 +54,10 @@ export function timeLeftText(volume: VolumeStatus): string {
 export function lagFiguresText(figures: LagFigures | undefined): string {
   if (!figures || figures.coveredSeconds === 0) return UNKNOWN;
   return [figures.p50Ms, figures.p99Ms, figures.maxMs].map(durationText).join('/');
+}
+
+/** `, sends 3 MiB/s` of a connection that sends, and how much it may. */
+export function trafficText({ bytesPerSecond, limitBytesPerSecond }: LinkTraffic): string {
+  const limit = isKnown(limitBytesPerSecond) ? ` of at most ${rateText(limitBytesPerSecond)}` : '';
+  return `, sends ${rateText(bytesPerSecond)}${limit}`;
 }

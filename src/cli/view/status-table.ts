@@ -9,6 +9,7 @@ import {
   syncPercent,
   syncRateText,
   timeLeftText,
+  trafficText,
 } from './figures.ts';
 import { bar, type Color, type Look, paint, printable, shorten } from './terminal.ts';
 
@@ -110,8 +111,11 @@ export function statusLine(volume: VolumeStatus): string {
 function headLines(status: ProcessStatus): string[] {
   const where = status.listening.map(printable).join(' ') || 'nothing yet';
   const lines = [`${status.role} ${status.pid} (repagent ${printable(status.version)}), listening ${where}`];
-  if (status.link) lines.push(`hub ${printable(status.link.hub)}: ${printable(status.link.state)}`);
-  else if (status.role === 'agent') lines.push('no hub: nothing is replicated');
+  if (status.link) {
+    const { hub, state, traffic } = status.link;
+    lines.push(`hub ${printable(hub)}: ${printable(state)}${traffic ? trafficText(traffic) : ''}`);
+  }
+  if (!status.link && status.role === 'agent') lines.push('no hub: nothing is replicated');
   if (status.link?.lastError) lines.push(`  last error: ${printable(status.link.lastError)}`);
   return lines;
 }

@@ -157,6 +157,13 @@ describe('statusTable', () => {
     expect(statusTable(sampleStatus([], { link: null }), plain)).toContain('no hub: nothing is replicated');
     const link = { hub: 'h:1', state: 'dialing', lastError: 'connection refused' };
     expect(statusTable(sampleStatus([], { link }), plain)).toContain('  last error: connection refused');
+    expect(statusTable(sampleStatus([], { link }), plain)).toContain('hub h:1: dialing');
+    const traffic = { sentBytes: 9, bytesPerSecond: 3 * 2 ** 20, limitBytesPerSecond: null };
+    const [, unlimited] = statusTable(sampleStatus([], { link: { ...link, traffic } }), plain);
+    expect(unlimited).toBe('hub h:1: dialing, sends 3 MiB/s');
+    const limited = { ...traffic, limitBytesPerSecond: 20 * 2 ** 20 };
+    const [, line] = statusTable(sampleStatus([], { link: { ...link, traffic: limited } }), plain);
+    expect(line).toBe('hub h:1: dialing, sends 3 MiB/s of at most 20 MiB/s');
   });
 
   it('names the machine of each volume at a hub', () => {

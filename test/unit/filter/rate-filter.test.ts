@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { afterEach, beforeEach, expect, it, vi } from 'vitest';
-import { TokenBucket } from '../../../src/filter/token-bucket.ts';
+import { TokenBucket } from '../../../src/base/token-bucket.ts';
 import { filterChain, filtered } from '../../support/filter-chain.ts';
 import { RecorderDevice, SparseDevice } from '../../support/test-devices.ts';
 

@@ -11,7 +11,7 @@ import { StreamSender } from '../../../src/repagent/stream-sender.ts';
 import type { Dirty, ProtectedWrite } from '../../../src/repwire/messages.ts';
 import { pattern } from '../../support/disk-model.ts';
 import { settled } from '../../support/test-devices.ts';
-import { FakeOutlet } from './outlet.ts';
+import { FakeOutlet, noLimit } from './outlet.ts';
 
 class Member implements StreamMember {
   readonly sizeBytes: number;
@@ -51,6 +51,7 @@ function rig(options: { extensions?: boolean; queueBytes?: number; sizeBytes?: n
     outlet,
     queue: stream.queue,
     extensions,
+    limiter: noLimit(),
     onRoom: () => stream.recover(),
     onFault: (error) => {
       throw error;
@@ -353,6 +354,7 @@ describe('beside the stream', () => {
       },
       queue: stream.queue,
       extensions: true,
+      limiter: noLimit(),
       onRoom: () => {},
       onFault: (error) => faults.push(error),
     });

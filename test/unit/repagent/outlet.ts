@@ -1,8 +1,14 @@
 // A connection that takes what the test lets it take, and parses it as a hub would.
 
+import { UNLIMITED } from '../../../src/repagent/bandwidth-schedule.ts';
+import { LinkLimiter } from '../../../src/repagent/link-limiter.ts';
 import type { Outlet } from '../../../src/repagent/stream-sender.ts';
 import { FrameParser } from '../../../src/repwire/frame-parser.ts';
 import type { RepMessage } from '../../../src/repwire/messages.ts';
+
+export function noLimit(): LinkLimiter {
+  return new LinkLimiter(UNLIMITED, { nowMs: () => performance.now(), wallMs: () => Date.now() });
+}
 
 export class FakeOutlet implements Outlet {
   readonly messages: RepMessage[] = [];

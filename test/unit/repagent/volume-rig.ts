@@ -5,7 +5,7 @@ import { MirrorStream } from '../../../src/repagent/mirror-stream.ts';
 import { ProtectedVolume } from '../../../src/repagent/protected-volume.ts';
 import { StreamSender } from '../../../src/repagent/stream-sender.ts';
 import { settled } from '../../support/test-devices.ts';
-import { FakeOutlet } from './outlet.ts';
+import { FakeOutlet, noLimit } from './outlet.ts';
 
 export class VolumeRig {
   readonly outlet = new FakeOutlet();
@@ -52,6 +52,7 @@ export class VolumeRig {
       outlet: this.outlet,
       queue: this.stream.queue,
       extensions,
+      limiter: noLimit(),
       onRoom: () => this.stream.recover(),
       onFault: (error) => this.faults.push(error),
     });
