@@ -89,9 +89,9 @@ export class Catalog {
     return recordFile(path.join(stateDir, 'replicas', name), files);
   }
 
-  /** How the image of a place looks now. */
-  async look(place: ReplicaPlace): Promise<ImageLook | undefined> {
-    return this.#options.images.look?.(place.path);
+  /** How the image of a place looks now. @param durably it won't look older than that after a power failure */
+  async look(place: ReplicaPlace, durably: boolean): Promise<ImageLook | undefined> {
+    return this.#options.images.look?.(place.path, durably);
   }
 
   /**

@@ -231,7 +231,7 @@ class RunningHub implements Hub, SessionHost {
         new ReplicaMemory({
           volumeName: place.volumeName,
           place: this.#catalog.recordPlace(place),
-          look: () => this.#catalog.look(place),
+          look: (durably) => this.#catalog.look(place, durably),
           recordMs: this.tuning.recordMs,
           logger: this.logger,
           onRecorded,

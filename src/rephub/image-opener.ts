@@ -2,6 +2,7 @@
 import fs from 'node:fs/promises';
 import { errorCode, errorMessage, OperationError } from '../base/errors.ts';
 import type { Logger } from '../base/log.ts';
+import { systemFiles } from '../base/small-files.ts';
 import { openFileDevice } from '../blockdev/file-device.ts';
 import { ImageStore } from './image-store.ts';
 import type { ImageLook } from './replica-record.ts';
@@ -10,8 +11,11 @@ import type { ReplicaStore } from './replica-store.ts';
 export interface ImageOpener {
   /** The same for any two paths that lead to one image, by whatever links; undefined when there is none. */
   identify(path: string): Promise<string | undefined>;
-  /** How an image looks; undefined when there is none, or that says nothing of its content. */
-  look?(path: string): Promise<ImageLook | undefined>;
+  /**
+   * How an image looks; undefined when there is none, or that says nothing of its content.
+   * @param durably it must not look older than that after a power failure
+   */
+  look?(path: string, durably: boolean): Promise<ImageLook | undefined>;
   /**
    * Opens an image, or creates it sparse when `createSizeBytes` is given.
    * @throws OperationError
@@ -26,10 +30,12 @@ export function fileImages(logger: Logger): ImageOpener {
 /** How identities of block devices begin: they can't be given another size. */
 export const BLOCK_IDENTITY = 'block:';
 
-async function look(path: string): Promise<ImageLook | undefined> {
+async function look(path: string, durably: boolean): Promise<ImageLook | undefined> {
   try {
     const stat = await fs.stat(path, { bigint: true });
     if (!stat.isFile()) return undefined;
+    // Commits make the data durable, and not when it was written.
+    if (durably) await systemFiles.sync(path);
     return {
       identity: `${stat.ino}:${stat.birthtimeNs}`,
       changedAtNs: String(stat.mtimeNs),

@@ -18,8 +18,8 @@ const FOLLOW_MS = 5000;
 export interface ReplicaMemoryOptions {
   readonly volumeName: string;
   readonly place: RecordPlace;
-  /** Looks at the image; undefined when that tells nothing. */
-  readonly look: () => Promise<ImageLook | undefined>;
+  /** Looks at the image; undefined when that tells nothing. @param durably it won't look older after a power failure */
+  readonly look: (durably: boolean) => Promise<ImageLook | undefined>;
   readonly recordMs?: number | undefined;
   readonly logger: Logger;
   /** A position was recorded. */
@@ -69,7 +69,7 @@ export class ReplicaMemory {
       this.#record = await this.#options.place.load();
       this.#isLoaded = true;
     }
-    if (!this.#isWatched) this.#look = await this.#options.look();
+    if (!this.#isWatched) this.#look = await this.#options.look(false);
   }
 
   /** The image was closed or lost: whoever looks at it next must judge anew. */
@@ -236,7 +236,7 @@ export class ReplicaMemory {
   async #followImage(): Promise<void> {
     const record = this.#current;
     if (!record || !this.#isWatched || this.#isClosed) return;
-    const look = await this.#options.look().catch(() => undefined);
+    const look = await this.#options.look(false).catch(() => undefined);
     if (look && look.changedAtNs !== record.image?.changedAtNs) await this.#tryUpdate((now) => now);
   }
 
@@ -258,7 +258,7 @@ export class ReplicaMemory {
   #update(change: (record: ReplicaRecord | undefined) => ReplicaRecord): Promise<void> {
     const updating = this.#writing.then(async () => {
       const record = change(this.#current);
-      const image = (await this.#options.look()) ?? record.image;
+      const image = (await this.#options.look(true)) ?? record.image;
       const written = { ...record, image, writtenAtMs: Date.now() };
       await this.#options.place.save(written);
       this.#record = written;
