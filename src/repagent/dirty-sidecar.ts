@@ -190,12 +190,15 @@ export class DirtySidecar {
     await this.#syncFile();
   }
 
-  /** The hub's record has come to `sequence` of the present attachment. @returns what has to be waited for until that is kept */
-  recorded(sequence: number): Promise<void> | undefined {
+  /**
+   * The hub's record has come to `sequence` of the present attachment. Resolves when that is durable: an agent that
+   * forgot it by a power failure could not be told from one that was restored from an older copy.
+   */
+  recorded(sequence: number): Promise<void> {
     if (sequence > this.#head.recordedSequence) {
       this.#attempt(() => this.#writeHead({ recordedSequence: sequence }));
     }
-    return this.#options.exact ? this.#syncFile() : undefined;
+    return this.#syncFile();
   }
 
   /** A sign of life: an image that is much younger was changed by someone else. */

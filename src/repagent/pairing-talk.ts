@@ -43,8 +43,6 @@ export class PairingTalk {
   recorded(volume: ProtectedVolume, message: Recorded): void {
     const kept = volume.recorded(message);
     if (kept === false) return;
-    const echo = (): void => this.#options.send(encode.encodeRecorded(message));
-    if (kept) kept.then(echo, this.#options.onFault);
-    else echo();
+    kept.then(() => this.#options.send(encode.encodeRecorded(message)), this.#options.onFault);
   }
 }

@@ -225,7 +225,7 @@ export class ProtectedVolume implements StreamMember, Mirror {
   }
 
   /** The hub's own record has come so far. @returns what to wait for before that is echoed; false: nothing to echo */
-  recorded({ pairing, generation, sequence }: Recorded): MaybePromise<void> | false {
+  recorded({ pairing, generation, sequence }: Recorded): Promise<void> | false {
     const sidecar = this.#memory?.sidecar;
     if (!sidecar || sidecar.pairing !== pairing || sidecar.generation !== generation) return false;
     const kept = sidecar.recorded(sequence);

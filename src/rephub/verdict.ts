@@ -93,9 +93,8 @@ function judgePair(record: ReplicaRecord, claim: Claim): Verdict {
     if (!isKnown) return refuse('agent-rolled-back', positions);
   } else {
     if (claim.recordedSequence > sequence) return refuse('hub-rolled-back', positions);
-    if (claim.isBelieved && claim.recordedSequence < previousSequence) {
-      return refuse('agent-rolled-back', positions);
-    }
+    // Whatever the agent echoed it had made durable: even a power failure doesn't take that back.
+    if (claim.recordedSequence < previousSequence) return refuse('agent-rolled-back', positions);
   }
   if (claim.isBelieved) {
     return { kind: 'recall', reason: claim.finding === 'agent-crash' ? 'agent crash' : 'restart' };

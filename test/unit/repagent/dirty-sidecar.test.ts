@@ -72,6 +72,14 @@ describe('a dirty map in a file', () => {
     expect([again.pairing, again.generation, again.recordedSequence]).toEqual([77n, 5, 12]);
   });
 
+  test('what the hub has recorded outlives a power failure from the moment on in which it is echoed', async () => {
+    const { file, sidecar } = settledFile(10, [3]);
+    await sidecar.adopt(77n, 5);
+    await sidecar.recorded(12);
+    const again = open(new MemorySidecar(file.durable), 10, { bootId: randomBytes(16) });
+    expect([again.finding, again.generation, again.recordedSequence]).toEqual(['host-crash', 5, 12]);
+  });
+
   test('one that was closed in order is believed on any boot, while the image is the same', async () => {
     const { file, sidecar } = settledFile(50, [3, 9]);
     await sidecar.close(image('a'));

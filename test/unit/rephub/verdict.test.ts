@@ -67,7 +67,7 @@ const ROWS: ReadonlyArray<readonly [what: string, change: Change, outcome: strin
     'recall',
   ],
   ['the agent lost power', { claim: lost }, 'compare'],
-  ['the agent lost power and its newest head', { claim: { ...lost, recordedSequence: 0 } }, 'compare'],
+  ['the agent lost power and its newest head', { claim: { ...lost, recordedSequence: 90 } }, 'compare'],
   [
     "the agent's map is gone",
     { claim: { pairing: 0n, generation: 0, isBelieved: false, finding: 'new' } },
@@ -127,6 +127,11 @@ const ROWS: ReadonlyArray<readonly [what: string, change: Change, outcome: strin
     'agent-rolled-back',
   ],
   ['the agent is two records behind', { claim: { recordedSequence: 89 } }, 'agent-rolled-back'],
+  [
+    "the agent's running machine was restored as of then",
+    { claim: { ...lost, recordedSequence: 89 } },
+    'agent-rolled-back',
+  ],
 ];
 
 describe('who is ahead', () => {
