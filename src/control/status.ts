@@ -1,6 +1,7 @@
 // What a process tells of each volume: one shape for agent and hub, for people and for scripts.
 
 import type { LagWindows } from '../base/lag-history.ts';
+import type { ResyncRecord } from '../base/resync-log.ts';
 
 /**
  * The states of a volume's protection, in the order in which a volume usually meets them.
@@ -35,6 +36,8 @@ export interface VolumeStatus {
   readonly lagMs: number | null;
   /** How that went in the last minute and hour. A hub speaks of what has reached it. */
   readonly lagHistory?: LagWindows;
+  /** What was read again, and why: newest first, what runs included. */
+  readonly resyncs?: readonly ResyncRecord[];
   /** Until what is queued has been sent, at the present rate, milliseconds; null when unknown. Told by agents. */
   readonly queueTimeLeftMs?: number | null;
   /** 0..100; null when no sync is under way and none has finished. */

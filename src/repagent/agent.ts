@@ -10,6 +10,7 @@ import {
   SECTOR_BYTES,
 } from '../base/limits.ts';
 import type { Logger } from '../base/log.ts';
+import type { ResyncReason } from '../base/resync-reason.ts';
 import { steadyUs } from '../base/steady-clock.ts';
 import type { BlockDevice } from '../blockdev/block-device.ts';
 import type { LinkTraffic, VerifyProgress, VerifyResult, VolumeStatus } from '../control/status.ts';
@@ -114,7 +115,7 @@ export class Agent {
     this.#nowUs = options.nowUs ?? (() => Date.now() * 1000);
     this.#stream = new MirrorStream(options.queueBytes ?? DEFAULT_QUEUE_BYTES, this.#nowUs, {
       wake: () => this.#link.session?.wake(),
-      lost: () => this.#endSession(new Error(this.#rfcOverflow)),
+      lost: () => this.#endSession(new Error(this.#rfcOverflow), 'queue-full'),
       degraded: (some) => this.#degraded(some),
     });
     this.#limiter = new LinkLimiter(options.bandwidth ?? UNLIMITED, {
@@ -184,9 +185,10 @@ export class Agent {
       // A connection is about volumes of the sizes that it began with. The next one brings only what is new.
       onResized: ({ name: resized, sizeBytes }) => {
         this.#logger.info({ volume: resized, sizeBytes }, 'the volume was resized; the hub is told');
-        this.#endSession(new Error(`${resized} was resized`));
+        this.#endSession(new Error(`${resized} was resized`), 'resized');
       },
       onFault: (faulty, error) => this.#fault(faulty, error),
+      onResync: ({ name: volume }, record) => this.#logger.info({ volume, ...record }, 'a resync has ended'),
     });
     disk.join(volume);
     this.#volumes.set(name, volume);
@@ -328,11 +330,11 @@ export class Agent {
     const level = this.#faulty.has(volume) ? 'debug' : 'error';
     this.#faulty.add(volume);
     this.#logger[level]({ err: error, volume: volume.name }, 'the mirror failed; the guest is not disturbed');
-    this.#endSession(new Error(`the mirror of ${volume.name} failed`, { cause: error }));
+    this.#endSession(new Error(`the mirror of ${volume.name} failed`, { cause: error }), 'agent-fault');
   }
 
-  #endSession(reason: Error): void {
-    this.#link.session?.end(reason);
+  #endSession(reason: Error, why: ResyncReason): void {
+    this.#link.session?.end(reason, why);
   }
 }
 

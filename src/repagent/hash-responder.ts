@@ -79,6 +79,7 @@ export class HashResponder {
       if (status === HASH_STATUS.OK) status = await this.#readInto(job, data);
       if (this.#stopped) return;
       if (status === HASH_STATUS.OK && (watch.touched || volume.mode !== 'on')) status = HASH_STATUS.BUSY;
+      if (status === HASH_STATUS.OK) volume.resyncs.compared(length);
       const digest = status === HASH_STATUS.OK ? createHash('sha256').update(data).digest() : NO_DIGEST;
       this.#answer(volume, requestId, status, digest);
     } finally {

@@ -5,6 +5,7 @@ import { unreachable } from '../base/assert.ts';
 import { errorMessage } from '../base/errors.ts';
 import { MiB } from '../base/limits.ts';
 import type { Logger } from '../base/log.ts';
+import type { ResyncCause, ResyncReason } from '../base/resync-reason.ts';
 import type { VerifyProgress, VerifyResult } from '../control/status.ts';
 import * as encode from '../repwire/encode.ts';
 import { FrameParser } from '../repwire/frame-parser.ts';
@@ -183,13 +184,13 @@ export class HubSession implements ByteConsumer {
     this.end(undefined);
   }
 
-  /** Ends now. Idempotent. */
-  end(reason: Error | undefined): void {
+  /** Ends now. Idempotent. @param why the hub will have to read what changes from here on */
+  end(reason: Error | undefined, why: ResyncReason = 'link-lost'): void {
     if (this.#phase === 'over') return;
     this.#phase = 'over';
     clearInterval(this.#reportRetry);
     this.#liveness?.stop();
-    this.#stopStreams();
+    this.#stopStreams({ reason: why, detail: reason ? errorMessage(reason) : null });
     this.#remoteIo?.stop();
     this.#hashes?.stop();
     this.#sender?.stop();
@@ -203,9 +204,9 @@ export class HubSession implements ByteConsumer {
     return this.#phase === 'over';
   }
 
-  #stopStreams(): void {
+  #stopStreams(why: ResyncCause): void {
     this.#options.stream.shut();
-    for (const volume of this.#started) volume.stop();
+    for (const volume of this.#started) volume.stop(why);
     this.#started.clear();
   }
 
@@ -214,7 +215,7 @@ export class HubSession implements ByteConsumer {
     if (!isComplete) this.#logger.warn('the hub has not acknowledged everything in time');
     const sequence = this.#phase === 'extended' ? stream.sequence : 0;
     this.#phase = 'leaving';
-    this.#stopStreams();
+    this.#stopStreams({ reason: 'restart', detail: null });
     this.#link.send([encode.encodeAgentShutdown(sequence)]);
     this.#link.end();
   }
@@ -441,6 +442,6 @@ export class HubSession implements ByteConsumer {
 
   readonly #fault = (error: unknown): void => {
     this.#logger.error({ err: error }, 'mirroring failed; the connection begins anew');
-    this.end(new Error(`mirroring failed: ${errorMessage(error)}`, { cause: error }));
+    this.end(new Error(`mirroring failed: ${errorMessage(error)}`, { cause: error }), 'agent-fault');
   };
 }

@@ -3,6 +3,7 @@
 import { assert } from '../base/assert.ts';
 import type { Bitmap } from '../base/bitmap.ts';
 import { pinSlab, type Slab } from '../base/buffer-pool.ts';
+import type { DirtyWhy } from '../repwire/encode.ts';
 
 /** What an entry costs beside its payload, bytes: about what it takes in memory and on the wire. */
 export const ENTRY_OVERHEAD_BYTES = 64;
@@ -32,6 +33,8 @@ export class MirrorEntry {
   bits: Bitmap | undefined = undefined;
   /** dirty: bytes of disk that one of the bits stands for. */
   chunkBytes = 0;
+  /** dirty: what the hub is told of it. */
+  why: DirtyWhy | undefined = undefined;
   /** How far a lazily expanded entry has been sent: a chunk of `bits`, or bytes of zeroes. */
   cursor = 0;
   /** Told when the entry is released. */

@@ -3,6 +3,7 @@
 import { assert } from '../base/assert.ts';
 import type { Bitmap } from '../base/bitmap.ts';
 import { DIRTY_GRANULARITY_BYTES, MAX_FRAME_PAYLOAD_BYTES, SECTOR_BYTES } from '../base/limits.ts';
+import type { DirtyWhy } from '../repwire/encode.ts';
 import {
   ENTRY_OVERHEAD_BYTES,
   type EntryKind,
@@ -118,14 +119,17 @@ export class MirrorStream {
    * Names the chunks that the hub has to read. Never refused: it is what ends an overflow.
    * @param chunks gives them for the entry's sequence; they must not change afterwards
    * @param chunkBytes bytes of disk that one of their bits stands for
+   * @param why the stream did not bring them
    */
   dirty(
     owner: StreamMember,
     chunks: (sequence: number) => Bitmap,
     chunkBytes = DIRTY_GRANULARITY_BYTES,
+    why?: DirtyWhy,
   ): number {
     const entry = this.#entry('dirty', owner, 0, 0);
     entry.chunkBytes = chunkBytes;
+    entry.why = why;
     entry.bits = chunks(entry.sequence);
     return this.#push(entry);
   }

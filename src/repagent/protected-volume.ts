@@ -6,6 +6,8 @@ import type { Bitmap } from '../base/bitmap.ts';
 import { errorMessage } from '../base/errors.ts';
 import { type Deferred, deferred } from '../base/lifecycle.ts';
 import type { MaybePromise } from '../base/maybe.ts';
+import { ResyncLog, type ResyncRecord } from '../base/resync-log.ts';
+import type { ResyncCause } from '../base/resync-reason.ts';
 import type { BlockDevice } from '../blockdev/block-device.ts';
 import type { MutationKind } from '../blockdev/mutation.ts';
 import type { RangeLock } from '../blockdev/range-lock.ts';
@@ -16,6 +18,7 @@ import type { DirtySidecar } from './dirty-sidecar.ts';
 import type { Mirror, MirroredDisk } from './mirror.ts';
 import type { MirrorStream, StreamMember } from './mirror-stream.ts';
 import type { RangeWatches } from './range-watch.ts';
+import { attachCause } from './resync-cause.ts';
 import type { ImageMark } from './sidecar-finding.ts';
 import { lagMs, VolumeHealth } from './volume-health.ts';
 
@@ -40,6 +43,8 @@ export interface ProtectedVolumeOptions {
   readonly nowUs: () => number;
   /** Told when the volume has another size than was reported. */
   readonly onResized: (volume: ProtectedVolume) => void;
+  /** Told when the hub has caught up, or has to begin anew. */
+  readonly onResync?: ((volume: ProtectedVolume, record: ResyncRecord) => void) | undefined;
   /** Told when the mirror itself failed. */
   readonly onFault: (volume: ProtectedVolume, error: unknown) => void;
 }
@@ -63,6 +68,11 @@ export class ProtectedVolume implements StreamMember, Mirror {
   /** Counts starts and stops: a start that had to wait looks whether it is still the newest. */
   #turn = 0;
   readonly #nowUs: () => number;
+  readonly resyncs: ResyncLog;
+  /** How the last connection that followed ended. */
+  #lost: ResyncCause | undefined;
+  /** What guests wrote and the stream does not bring, each time counted; null: nobody counted from the start. */
+  #missedBytes: number | null = null;
   readonly #onResized: ProtectedVolumeOptions['onResized'];
   readonly #onFault: ProtectedVolumeOptions['onFault'];
   #mode: VolumeMode = 'off';
@@ -78,6 +88,7 @@ export class ProtectedVolume implements StreamMember, Mirror {
     this.wireId = options.reportedId;
     this.#stream = options.stream;
     this.#nowUs = options.nowUs;
+    this.resyncs = new ResyncLog((record) => options.onResync?.(this, record));
     this.#onResized = options.onResized;
     this.#onFault = options.onFault;
     this.#memory = options.memory;
@@ -149,7 +160,9 @@ export class ProtectedVolume implements StreamMember, Mirror {
         this.#fault(error);
       }
     }
-    if (kind !== 'flush') this.#complete(token, offset, length, sequence);
+    if (kind === 'flush') return;
+    if (sequence === 0 && this.#missedBytes !== null) this.#missedBytes += length;
+    this.#complete(token, offset, length, sequence);
   }
 
   failed(kind: MutationKind, token: Generation | undefined, offset: number, length: number): void {
@@ -198,21 +211,29 @@ export class ProtectedVolume implements StreamMember, Mirror {
     if (resumes) this.map.resume(resumeSequence);
     else if (recalls) this.map.recall();
     else this.map.reset();
+    const cause = attachCause({
+      before: this.#hubKey,
+      now: hubKey,
+      lost: this.#lost,
+      finding: sidecar?.finding,
+    });
     this.#hubKey = hubKey;
-    if (resumes || !pairing || !sidecar) return this.#started(resumes);
+    if (resumes || !pairing || !sidecar) return this.#started(resumes, cause);
     // The bits are in the file by now. Only then may its head say what they are relative to.
     this.#retirement?.restart();
     return sidecar.adopt(pairing.pairing, pairing.generation).then(() => {
-      if (turn === this.#turn) return this.#started(recalls);
+      if (turn === this.#turn) return this.#started(recalls, cause);
       return undefined;
     });
   }
 
-  #started(resumes: boolean): boolean {
+  #started(resumes: boolean, cause: ResyncCause): boolean {
+    this.#lost = { reason: 'unknown', detail: null };
+    this.resyncs.begin(cause);
     this.health.queueMeter.restart();
     this.health.started(this.#hubKey !== undefined, resumes);
     if (this.#hubKey === undefined) this.#mode = 'on';
-    else this.resumeStream();
+    else this.#list(cause);
     return resumes;
   }
 
@@ -249,6 +270,15 @@ export class ProtectedVolume implements StreamMember, Mirror {
     this.health.queueMeter.note(releasedBytes, releasedBytes + bytes);
     this.map.acked(ack.sequence);
     this.health.acked(ack);
+    this.#followResync(ack);
+  }
+
+  #followResync(ack: Ack): void {
+    const { hubState } = this.health;
+    if (hubState === 'protected') this.resyncs.end('done');
+    else if (hubState === 'failed') this.resyncs.end('cut-short');
+    else if (this.resyncs.isOpen) this.resyncs.explain(ack.reason, true);
+    else this.resyncs.begin({ reason: ack.reason, detail: null });
   }
 
   /** Looks at the lag. @returns what it is now, ms; null: unknown */
@@ -277,9 +307,11 @@ export class ProtectedVolume implements StreamMember, Mirror {
     return !this.isClosed || hubState !== 'resync';
   }
 
-  /** The hub doesn't follow any more. */
-  stop(): void {
+  /** The hub doesn't follow any more. @param why undefined: it begins anew */
+  stop(why?: ResyncCause): void {
     this.#turn += 1;
+    if (why && this.#mode !== 'off') this.#lost = why;
+    this.resyncs.end('cut-short');
     this.#stream.leave(this);
     this.map.streamOff();
     this.#mode = 'off';
@@ -287,14 +319,24 @@ export class ProtectedVolume implements StreamMember, Mirror {
     this.#follow();
   }
 
-  /** Names to the hub what it lacks, and goes on with the stream. */
+  /** There is room for the stream again. */
   resumeStream(): void {
+    const cause: ResyncCause = { reason: 'queue-full', detail: null };
+    this.resyncs.begin(cause);
+    this.#list(cause);
+  }
+
+  /** Names to the hub what it lacks, and goes on with the stream. */
+  #list(cause: ResyncCause): void {
     const list = (sequence: number): Bitmap => {
       const chunks = this.map.streamOn(sequence);
       if (chunks.count > 0) this.health.listed(sequence);
       return chunks;
     };
-    this.#entered(this.#stream.dirty(this, list, this.map.granularityBytes));
+    const why = { reason: cause.reason, changedBytes: this.#missedBytes };
+    this.#entered(this.#stream.dirty(this, list, this.map.granularityBytes, why));
+    this.resyncs.changed(why.changedBytes);
+    this.#missedBytes = 0;
     this.#mode = 'on';
     this.#follow();
   }

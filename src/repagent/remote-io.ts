@@ -133,6 +133,7 @@ export class RemoteIo {
     const { stats, stream } = this.#options;
     stats.remoteReads += 1;
     stats.remoteReadBytes += job.length;
+    job.volume.resyncs.read(job.length);
     if (stream.extensions && isAllZero(data)) {
       this.#answer(job, 0, undefined, true);
       return;

@@ -243,6 +243,6 @@ function expandDirty(entry: MirrorEntry, parts: Buffer[]): boolean {
     start = end < bits.sizeBits ? bits.nextSet(end) : -1;
   }
   const more = start !== -1;
-  parts.push(encode.encodeDirty(wireId, entry, extents, more));
+  parts.push(encode.encodeDirty(wireId, entry, extents, more, entry.why));
   return !more;
 }

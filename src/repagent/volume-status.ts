@@ -19,6 +19,7 @@ export function volumeStatus(volume: ProtectedVolume, vmName: string): VolumeSta
     ackedSequence: Math.min(health.ackedSequence, lastSequence),
     lagMs: lag,
     lagHistory: health.lags.windows,
+    resyncs: volume.resyncs.records,
     queueTimeLeftMs: volume.queueTimeLeftMs,
     syncPercent: state === 'protected' ? 100 : percent,
     syncDoneBytes: health.meter.doneBytes,

@@ -421,7 +421,8 @@ export class AgentSession implements ReplicaLink {
     if (!this.agent || !ACK_STATES.includes(state)) return;
     const { totalBytes, remainingBytes } = replica.engine;
     const doneBytes = totalBytes - remainingBytes;
-    this.#send(encode.encodeAck(id, replica.ackedSequence, state, doneBytes, totalBytes));
+    const { reason } = replica.history.resyncs;
+    this.#send(encode.encodeAck(id, replica.ackedSequence, state, doneBytes, totalBytes, reason));
   }
 
   #send(frame: Buffer): void {

@@ -133,27 +133,28 @@ export class ReplicaContent {
   /**
    * The agent's digest of a range, at this place of the stream; everything before it is stored.
    * @param digest null: the agent could not tell, so that the range is read
-   * @returns what has to be waited for; never rejects
+   * @returns whether it is not known to be equal, and is read if nothing else was in its way; never rejects
    */
-  compare(range: SectorRange, digest: Buffer | null): MaybePromise<void> {
+  compare(range: SectorRange, digest: Buffer | null): MaybePromise<boolean> {
     if (!digest) {
       this.#engine.finishCompare(range, false);
-      return undefined;
+      return true;
     }
     const bytes = Buffer.allocUnsafe(range.length);
-    const done = (): void => {
+    const done = (): boolean => {
       const equal = createHash('sha256').update(bytes).digest().equals(digest);
       // Equal in the page cache may not be equal on the disk: a hub that was killed left it there.
       if (this.#engine.finishCompare(range, equal)) this.#lane?.doubt(range.offset, range.length);
+      return !equal;
     };
     // What can't be read here is brought by the agent.
-    const failed = (): void => void this.#engine.finishCompare(range, false);
+    const failed = (): boolean => !this.#engine.finishCompare(range, false);
     try {
       const reading = this.read(range.offset, bytes);
       if (reading instanceof Promise) return reading.then(done, failed);
-      done();
+      return done();
     } catch {
-      failed();
+      return failed();
     }
   }
 

@@ -3,6 +3,7 @@
 import { randomBytes } from 'node:crypto';
 import { errorMessage, OperationError } from '../base/errors.ts';
 import type { Logger } from '../base/log.ts';
+import type { ResyncReason } from '../base/resync-reason.ts';
 import type { Claim, Recorded, StartPairing } from '../repwire/messages.ts';
 import type { RecordPlace } from './record-file.ts';
 import type { AgentIdentity } from './replica-link.ts';
@@ -29,6 +30,7 @@ export interface ReplicaMemoryOptions {
 /** How an attachment begins. */
 export interface Beginning {
   readonly kind: 'recall' | 'compare' | 'new';
+  readonly cause: ResyncReason;
   readonly reason: string;
   /** Undefined: the agent keeps nothing. */
   readonly pairing: StartPairing | undefined;
@@ -116,6 +118,7 @@ export class ReplicaMemory {
     const recalls = verdict.kind === 'recall';
     return {
       kind: verdict.kind,
+      cause: verdict.cause,
       reason: verdict.reason,
       pairing: claim ? { pairing, generation, recalls } : undefined,
     };

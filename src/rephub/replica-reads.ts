@@ -1,6 +1,7 @@
 // What of a replica an agent is asked for, and what becomes of the answers. It must never ask for anything while nobody
 // knows what the replica lacks, nor take an answer for more than the engine says it is worth.
 import { andThen, type MaybePromise } from '../base/maybe.ts';
+import type { ResyncLog } from '../base/resync-log.ts';
 import type { ReplicaContent } from './replica-content.ts';
 import type { SyncMeter } from './sync-meter.ts';
 import type { SectorRange, SyncRead } from './sync-read.ts';
@@ -8,6 +9,7 @@ import type { SectorRange, SyncRead } from './sync-read.ts';
 export interface ReplicaReadsOptions {
   readonly content: ReplicaContent;
   readonly meter: SyncMeter;
+  readonly resyncs: ResyncLog;
   /** Whether the agent has said what the replica lacks, and it can be stored. */
   readonly mayAsk: () => boolean;
   /** Something was stored, or is known not to be missing. */
@@ -29,8 +31,11 @@ export class ReplicaReads {
 
   /** The agent's digest of a range, at this place of the stream; everything before it was applied. Null: it is read. */
   compareArrived(range: SectorRange, digest: Buffer | null): MaybePromise<void> {
-    const { content, applied } = this.#options;
-    return andThen(content.compare(range, digest), () => applied());
+    const { content, resyncs, applied } = this.#options;
+    return andThen(content.compare(range, digest), (differs) => {
+      if (digest) resyncs.compared(range.length, differs);
+      applied();
+    });
   }
 
   /** Takes the next range to ask the agent for, if there is any now. */
@@ -46,8 +51,9 @@ export class ReplicaReads {
    */
   readArrived(read: SyncRead, data: Buffer | null, asOf: number): void {
     if (read.dropped) return;
-    const { content, meter } = this.#options;
+    const { content, meter, resyncs } = this.#options;
     meter.add(read.length, performance.now());
+    resyncs.read(read.length);
     content.storeRead(read, data, asOf);
   }
 

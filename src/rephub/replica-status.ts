@@ -20,6 +20,7 @@ export function replicaStatus(replica: Replica): VolumeStatus {
     ackedSequence: replica.ackedSequence,
     lagMs: replica.history.noteLag(replica),
     lagHistory: replica.history.lags.windows,
+    resyncs: replica.history.resyncs.records,
     syncPercent: syncPercent(replica, syncing),
     syncDoneBytes: engine.totalBytes - remaining,
     syncTotalBytes: engine.totalBytes,

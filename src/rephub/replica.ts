@@ -5,7 +5,7 @@ import { assert } from '../base/assert.ts';
 import { errorMessage } from '../base/errors.ts';
 import { andThen, type MaybePromise } from '../base/maybe.ts';
 import type { VolumeState } from '../control/status.ts';
-import type { DiskRange } from '../repwire/messages.ts';
+import type { Dirty } from '../repwire/messages.ts';
 import { CommitLedger } from './commit-ledger.ts';
 import { ReplicaContent } from './replica-content.ts';
 import { ReplicaHistory } from './replica-history.ts';
@@ -37,7 +37,7 @@ export class Replica {
   /** Who may attach: a connection that has begun to start the volume. */
   claimant: unknown;
   readonly meter = new SyncMeter();
-  readonly history = new ReplicaHistory();
+  readonly history: ReplicaHistory;
   readonly memory: ReplicaMemory;
   readonly reads: ReplicaReads;
   readonly #options: ReplicaOptions;
@@ -62,6 +62,7 @@ export class Replica {
     this.volumeName = options.volumeName;
     this.memory = options.memory((position) => this.#link?.recorded(this, position));
     this.#options = options;
+    this.history = new ReplicaHistory(options.logger, () => ({ volume: this.volumeName, vm: this.vmName }));
     const { sync, gatherMs, syncGatherMs, retryFirstMs, retryLongestMs } = options.tuning;
     this.#content = new ReplicaContent({
       sizeBytes: options.sizeBytes ?? 0,
@@ -77,6 +78,7 @@ export class Replica {
     this.reads = new ReplicaReads({
       content: this.#content,
       meter: this.meter,
+      resyncs: this.history.resyncs,
       mayAsk: () => this.#link !== undefined && !this.#awaitingDirty && this.#state !== 'failed',
       applied: () => this.#applied(),
     });
@@ -172,6 +174,7 @@ export class Replica {
     this.#ledger.forgetCover();
     this.#link = link;
     this.#beginning = beginning;
+    this.history.attaching(beginning);
     this.#agent = link.agent;
     this.#awaitingDirty = link.agent !== null;
     this.#ending = false;
@@ -201,6 +204,7 @@ export class Replica {
   detach(graceful: boolean, reason: string): void {
     assert(this.#link, 'detach without a connection');
     this.history.noteLag(this);
+    this.history.detaching(reason);
     const isWhole = this.#isConsistent() && this.#state !== 'failed';
     this.#received = this.receivedSequence;
     // The agent never said what the replica lacks, and nothing of its stream was taken in: there is nothing to resume.
@@ -244,14 +248,16 @@ export class Replica {
   /** The stream's entry is a change that failed at the agent: what is there now has to be looked at. */
   failedChange(offset: number, length: number, timeUs: number): void {
     this.#ledger.note(timeUs);
+    this.history.because({ reason: 'write-failed', detail: null });
     this.engine.markUnread(offset, length);
   }
 
-  /** Ranges that changed without coming by the stream. @param isLast the entry is complete */
-  dirty(extents: readonly DiskRange[], isLast: boolean, timeUs: number): void {
-    this.#ledger.note(timeUs);
-    for (const extent of extents) this.engine.markUnread(extent.offset, extent.length);
-    if (!isLast) return;
+  /** Ranges that changed without coming by the stream; the entry may have several parts. */
+  dirty(part: Pick<Dirty, 'extents' | 'more' | 'timeUs' | 'reason' | 'changedBytes'>): void {
+    this.#ledger.note(part.timeUs);
+    for (const extent of part.extents) this.engine.markUnread(extent.offset, extent.length);
+    if (part.more) return;
+    this.history.listed(part, this.#awaitingDirty);
     if (this.#awaitingDirty) this.memory.confirmed();
     if (this.#awaitingDirty && this.#mayBeEqual()) this.engine.compareFirst();
     this.#awaitingDirty = false;
@@ -417,6 +423,7 @@ export class Replica {
     const before = this.#state;
     this.history.noteLag(this);
     this.#state = nextState(before, event);
+    this.history.followed(event, this.#state, this.lastError);
     if (error !== undefined) this.lastError = error;
     if (this.#state !== before) logChange(this.#options.logger, this, before, error);
     this.#link?.tell(this);

@@ -57,7 +57,7 @@ export class StreamIntake {
       );
     }
     this.#position?.takeDirty(message.volumeId, message.sequence, message.more);
-    volume.replica.dirty(message.extents, !message.more, message.timeUs);
+    volume.replica.dirty(message);
     this.touch(volume);
   }
 

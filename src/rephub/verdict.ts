@@ -1,5 +1,6 @@
 // Who is ahead, agent or replica, and why: decided from what both have kept, before any data flows. Pure. Where their
 // stories don't fit together nobody is overwritten: the volume is refused until somebody chooses.
+import type { ResyncReason } from '../base/resync-reason.ts';
 import type { Claim } from '../repwire/messages.ts';
 import type { ImageLook, ReplicaRecord } from './replica-record.ts';
 
@@ -8,11 +9,16 @@ const RECORD_SLACK_MS = 30_000;
 
 export type Verdict =
   /** The replica lacks what the agent's map names. */
-  | { readonly kind: 'recall'; readonly reason: string }
+  | { readonly kind: 'recall'; readonly cause: ResyncReason; readonly reason: string }
   /** It is this volume's, but what it lacks is not known. */
-  | { readonly kind: 'compare'; readonly pairing: bigint; readonly reason: string }
+  | {
+      readonly kind: 'compare';
+      readonly cause: ResyncReason;
+      readonly pairing: bigint;
+      readonly reason: string;
+    }
   /** Nobody has a claim on what is there. */
-  | { readonly kind: 'new'; readonly reason: string }
+  | { readonly kind: 'new'; readonly cause: ResyncReason; readonly reason: string }
   | { readonly kind: 'refuse'; readonly conflict: Conflict; readonly reason: string };
 
 export const CONFLICTS = {
@@ -42,12 +48,17 @@ export interface Case {
 
 export function judge({ record, image, agentId, claim }: Case): Verdict {
   if (record === undefined) {
-    if (!claim?.pairing) return { kind: 'new', reason: 'start' };
-    return { kind: 'compare', pairing: 0n, reason: 'the hub has no record of the replica' };
+    if (!claim?.pairing) return { kind: 'new', cause: 'start', reason: 'start' };
+    return {
+      kind: 'compare',
+      cause: 'record-lost',
+      pairing: 0n,
+      reason: 'the hub has no record of the replica',
+    };
   }
   if (record === 'damaged') return refuse('record-damaged');
   const isOther = image && record.image && image.identity !== record.image.identity;
-  if (isOther && image.isEmpty) return { kind: 'new', reason: 'the image is new' };
+  if (isOther && image.isEmpty) return { kind: 'new', cause: 'image-new', reason: 'the image is new' };
   if (record.isHeld) return refuse('held');
   // An agent that keeps nothing leaves nothing behind that could be defended.
   const isDefended = record.agentId !== null && (record.pairing !== 0n || record.isChosen);
@@ -56,10 +67,12 @@ export function judge({ record, image, agentId, claim }: Case): Verdict {
   }
   const imageConflict = image && record.image ? judgeImage(record, record.image, image) : undefined;
   if (imageConflict) return refuse(imageConflict);
-  if (!claim) return { kind: 'new', reason: 'the agent keeps no dirty map' };
-  if (record.isChosen) return { kind: 'compare', pairing: 0n, reason: 'operator' };
-  if (record.pairing === 0n) return { kind: 'new', reason: 'the last agent kept no dirty map' };
-  if (claim.pairing === 0n) return { kind: 'compare', pairing: 0n, reason: lostMap(claim) };
+  if (!claim) return { kind: 'new', cause: 'map-lost', reason: 'the agent keeps no dirty map' };
+  if (record.isChosen) return { kind: 'compare', cause: 'operator', pairing: 0n, reason: 'operator' };
+  if (record.pairing === 0n) {
+    return { kind: 'new', cause: 'map-lost', reason: 'the last agent kept no dirty map' };
+  }
+  if (claim.pairing === 0n) return { kind: 'compare', pairing: 0n, ...lostMap(claim) };
   if (claim.pairing !== record.pairing) return refuse('other-replica');
   return judgePair(record, claim);
 }
@@ -97,24 +110,27 @@ function judgePair(record: ReplicaRecord, claim: Claim): Verdict {
     if (claim.recordedSequence < previousSequence) return refuse('agent-rolled-back', positions);
   }
   if (claim.isBelieved) {
-    return { kind: 'recall', reason: claim.finding === 'agent-crash' ? 'agent crash' : 'restart' };
+    const isCrash = claim.finding === 'agent-crash';
+    return isCrash
+      ? { kind: 'recall', cause: 'agent-crash', reason: 'agent crash' }
+      : { kind: 'recall', cause: claim.finding === 'exact' ? 'host-crash' : 'restart', reason: 'restart' };
   }
-  return { kind: 'compare', pairing: record.pairing, reason: lostMap(claim) };
+  return { kind: 'compare', pairing: record.pairing, ...lostMap(claim) };
 }
 
-function lostMap({ finding }: Claim): string {
+function lostMap({ finding }: Claim): { readonly cause: ResyncReason; readonly reason: string } {
   switch (finding) {
     case 'host-crash':
-      return 'host crash';
+      return { cause: 'host-crash', reason: 'host crash' };
     case 'image-changed':
-      return "the agent's image was changed while it was not served";
+      return { cause: 'image-changed', reason: "the agent's image was changed while it was not served" };
     case 'corrupt':
     case 'foreign':
-      return "the agent's dirty map was damaged";
+      return { cause: 'map-lost', reason: "the agent's dirty map was damaged" };
     case 'new':
     case 'clean':
     case 'agent-crash':
     case 'exact':
-      return "the agent's dirty map is new";
+      return { cause: 'map-lost', reason: "the agent's dirty map is new" };
   }
 }

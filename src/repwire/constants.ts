@@ -131,6 +131,9 @@ export type ClaimFinding = (typeof CLAIM_FINDINGS)[number];
 /** Flag bits of DIRTY (extension): more DIRTY frames with the same sequence follow. */
 export const DIRTY_FLAG_MORE = 1;
 
+/** Of DIRTY: changed_bytes counts. */
+export const DIRTY_FLAG_COUNTED = 2;
+
 /** Status of HASH_RES. BUSY: the range changed while it was read; ask again. */
 export const HASH_STATUS = { OK: 0, FAILED: -1, BUSY: 1 } as const;
 

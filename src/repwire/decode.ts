@@ -2,12 +2,14 @@
 // since there is no way to find the next frame inside a TCP stream that went wrong.
 import { crc32 } from 'node:zlib';
 import { MAX_DISK_BYTES, MAX_NAME_BYTES, MAX_VOLUMES_PER_AGENT, SECTOR_BYTES } from '../base/limits.ts';
+import { resyncReasonOf } from '../base/resync-reason.ts';
 import { WireError } from '../wire/struct.ts';
 import {
   ACK_STATES,
   CLAIM_FINDINGS,
   CLAIM_FLAG_BELIEVED,
   DIGEST_BYTES,
+  DIRTY_FLAG_COUNTED,
   DIRTY_FLAG_MORE,
   EXTENT_RECORD_BYTES,
   FRAME_PARAMS_OFFSET,
@@ -117,6 +119,7 @@ function decodeExtension(id: number, head: Buffer, at: number, payload: Buffer):
         state,
         syncDoneBytes: p.sync_done_bytes,
         syncTotalBytes: p.sync_total_bytes,
+        reason: resyncReasonOf(p.reason),
       };
     }
     case REP_CMD.PROTECTED_ZERO: {
@@ -147,6 +150,8 @@ function decodeExtension(id: number, head: Buffer, at: number, payload: Buffer):
         timeUs: p.time_us,
         extents: decodeExtents('DIRTY', payload, p.num_extents),
         more: hasFlag(p.flags, DIRTY_FLAG_MORE),
+        reason: resyncReasonOf(p.reason),
+        changedBytes: hasFlag(p.flags, DIRTY_FLAG_COUNTED) ? p.changed_bytes : null,
       };
     }
     case REP_CMD.HASH_REQ: {

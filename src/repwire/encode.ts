@@ -2,12 +2,14 @@
 import { crc32 } from 'node:zlib';
 import { assert, fail } from '../base/assert.ts';
 import { MAX_NAME_BYTES, SECTOR_BYTES } from '../base/limits.ts';
+import { type ResyncReason, resyncReasonNumber } from '../base/resync-reason.ts';
 import type { FieldSpec, Struct, StructValue } from '../wire/struct.ts';
 import {
   ACK_STATES,
   type AckState,
   CLAIM_FINDINGS,
   CLAIM_FLAG_BELIEVED,
+  DIRTY_FLAG_COUNTED,
   DIRTY_FLAG_MORE,
   EXTENT_RECORD_BYTES,
   FRAME_HEADER_BYTES,
@@ -27,7 +29,7 @@ import {
   ZERO_KIND,
 } from './constants.ts';
 import * as layouts from './layouts.ts';
-import type { Claim, DiskRange, Recorded, ReportedVolume, StartPairing } from './messages.ts';
+import type { Claim, Dirty, DiskRange, Recorded, ReportedVolume, StartPairing } from './messages.ts';
 
 const MAGIC2_AT = FRAME_HEADER_BYTES - 4;
 
@@ -190,6 +192,7 @@ export function encodeAck(
   state: AckState,
   syncDoneBytes: number,
   syncTotalBytes: number,
+  reason: ResyncReason = 'unknown',
 ): Buffer {
   return withParams(REP_CMD.ACK, 0, layouts.ack, {
     volume_id: volumeId,
@@ -197,6 +200,7 @@ export function encodeAck(
     state: ACK_STATES.indexOf(state),
     sync_done_bytes: syncDoneBytes,
     sync_total_bytes: syncTotalBytes,
+    reason: resyncReasonNumber(reason),
   });
 }
 
@@ -225,12 +229,18 @@ export function encodeProtectedFlush(volumeId: bigint, stamp: Stamp): Buffer {
   });
 }
 
+/** Why a DIRTY list is sent. */
+export type DirtyWhy = Pick<Dirty, 'reason' | 'changedBytes'>;
+
+export const NO_DIRTY_WHY: DirtyWhy = { reason: 'unknown', changedBytes: null };
+
 /** DIRTY, its payload included; at most MAX_EXTENTS_PER_FRAME extents. @param more further frames of this sequence follow */
 export function encodeDirty(
   volumeId: bigint,
   stamp: Stamp,
   extents: readonly DiskRange[],
   more: boolean,
+  { reason, changedBytes }: DirtyWhy = NO_DIRTY_WHY,
 ): Buffer {
   const payload = encodeExtents(extents);
   const head = withParams(REP_CMD.DIRTY, payload.length, layouts.dirty, {
@@ -238,7 +248,9 @@ export function encodeDirty(
     sequence: stamp.sequence,
     time_us: stamp.timeUs,
     num_extents: extents.length,
-    flags: more ? DIRTY_FLAG_MORE : 0,
+    flags: (more ? DIRTY_FLAG_MORE : 0) | (changedBytes === null ? 0 : DIRTY_FLAG_COUNTED),
+    reason: resyncReasonNumber(reason),
+    changed_bytes: changedBytes ?? 0,
   });
   return Buffer.concat([head, payload]);
 }

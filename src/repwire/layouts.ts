@@ -73,7 +73,7 @@ export const ack = params('ACK', {
   reserved: padding(4),
   sync_done_bytes: 'size64',
   sync_total_bytes: 'size64',
-  reserved2: padding(4),
+  reason: 'u32',
 });
 
 export const protectedZero = params('PROTECTED_ZERO', {
@@ -98,7 +98,8 @@ export const dirty = params('DIRTY', {
   time_us: 'size64',
   num_extents: 'u32',
   flags: 'u32',
-  reserved: padding(12),
+  reason: 'u32',
+  changed_bytes: 'size64',
 });
 
 export const hashReq = params('HASH_REQ', {

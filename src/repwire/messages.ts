@@ -1,5 +1,6 @@
 // The commands as values: byte offsets and lengths instead of sectors, texts instead of padded fields.
 // Payload buffers are lent: they lie in the receive buffer and are valid only until the handler returns.
+import type { ResyncReason } from '../base/resync-reason.ts';
 import type { AckState, ClaimFinding } from './constants.ts';
 
 /** A range of a disk, bytes, whole sectors. */
@@ -107,6 +108,8 @@ export interface Ack {
   readonly state: AckState;
   readonly syncDoneBytes: number;
   readonly syncTotalBytes: number;
+  /** Why the hub synchronises, or did last. */
+  readonly reason: ResyncReason;
 }
 
 export interface ProtectedZero {
@@ -134,6 +137,10 @@ export interface Dirty {
   readonly extents: readonly DiskRange[];
   /** More frames with this sequence follow; the list is complete only with the last. */
   readonly more: boolean;
+  /** Why the stream did not bring them. */
+  readonly reason: ResyncReason;
+  /** What guests wrote meanwhile, each time counted; null: not known. */
+  readonly changedBytes: number | null;
 }
 
 export interface HashRequest {

@@ -1,5 +1,6 @@
 // Figures of a status as text. What is not known reads `unknown`, never 0; what has no meaning now reads `-`.
 import type { LagFigures } from '../../base/lag-history.ts';
+import type { ResyncRecord } from '../../base/resync-log.ts';
 import { formatBytes, formatDuration } from '../../base/size.ts';
 import type { LinkTraffic, VolumeStatus } from '../../control/status.ts';
 
@@ -48,6 +49,19 @@ export function syncRateText(volume: VolumeStatus): string {
 export function timeLeftText(volume: VolumeStatus): string {
   if (isSyncing(volume)) return durationText(volume.syncTimeLeftMs);
   return volume.queuedBytes > 0 ? durationText(volume.queueTimeLeftMs) : NOT_NOW;
+}
+
+/** One line of why and when a volume was synchronised last, and what that took. */
+export function resyncText(resync: ResyncRecord): string {
+  const { reason, furtherReasons, detail, outcome, startedAt, durationMs } = resync;
+  const why = [reason, ...furtherReasons].join(', ');
+  const what = [
+    `read ${formatBytes(resync.readBytes)}`,
+    ...(resync.comparedBytes > 0 ? [`compared ${formatBytes(resync.comparedBytes)}`] : []),
+    ...(resync.changedBytes === null ? [] : [`for ${formatBytes(resync.changedBytes)} written`]),
+  ];
+  const how = outcome === 'running' ? 'for' : `${outcome} in`;
+  return `${why}${detail === null ? '' : ` (${detail})`}, ${startedAt}, ${how} ${formatDuration(durationMs)}, ${what.join(', ')}`;
 }
 
 /** `3ms/12ms/40ms`: half of the time, all but a hundredth of it, and all of it the lag was no longer. */

@@ -6,6 +6,7 @@ import {
   durationText,
   lagFiguresText,
   percentText,
+  resyncText,
   syncPercent,
   syncRateText,
   timeLeftText,
@@ -77,6 +78,11 @@ export function statusTable(status: ProcessStatus, look: Look): string[] {
       return column.title === 'STATE' ? paint(text, STATE_COLORS[volume.state] ?? 'dim', look) : text;
     });
     lines.push(cells.join(GAP).trimEnd());
+    const resync = volume.resyncs?.[0];
+    if (resync) {
+      const text = `  ${resync.outcome === 'running' ? 'resync' : 'last resync'}: ${printable(resyncText(resync))}`;
+      lines.push(paint(shorten(text, look.columns, look), 'dim', look));
+    }
     if (volume.lastError) {
       lines.push(
         paint(shorten(`  last error: ${printable(volume.lastError)}`, look.columns, look), 'red', look),

@@ -1,6 +1,7 @@
 // What people see: bars, figures, the status table at every width.
 import { stripVTControlCharacters } from 'node:util';
 import { describe, expect, it } from 'vitest';
+import type { ResyncRecord } from '../../../src/base/resync-log.ts';
 import { describeResult } from '../../../src/cli/run/verify.ts';
 import { judge } from '../../../src/cli/run/wait.ts';
 import {
@@ -94,6 +95,31 @@ describe('the lag over time', () => {
   it('is unknown before anything was seen', () => {
     expect(lagFiguresText({ ...known, coveredSeconds: 0 })).toBe('unknown');
     expect(lagFiguresText(undefined)).toBe('unknown');
+  });
+});
+
+describe('the last resync', () => {
+  const resync = {
+    reason: 'link-lost',
+    detail: 'gone\x1b[2J',
+    furtherReasons: ['queue-full'],
+    startedAt: '2030-01-02T03:04:05.000Z',
+    durationMs: 2400,
+    outcome: 'done',
+    readBytes: 2 ** 20,
+    comparedBytes: 0,
+    differingBytes: null,
+    changedBytes: 4096,
+  } as const;
+  const lines = (one: ResyncRecord): string[] =>
+    statusTable(sampleStatus([sampleVolume({ resyncs: [one] })]), { ...plain, columns: 200 });
+
+  it('has a line of its own below its volume', () => {
+    expect(lines(resync).at(-1)).toBe(
+      '  last resync: link-lost, queue-full (gone\u{fffd}[2J), 2030-01-02T03:04:05.000Z, done in 2s, read 1 MiB, for 4 KiB written',
+    );
+    const running = { ...resync, outcome: 'running', changedBytes: null, comparedBytes: 2048 } as const;
+    expect(lines(running).at(-1)).toMatch(/^ {2}resync: .*, for 2s, read 1 MiB, compared 2 KiB$/);
   });
 });
 

@@ -2,6 +2,7 @@
 import { readFileSync } from 'node:fs';
 import { resolve } from 'node:path';
 import { describe, expect, test } from 'vitest';
+import { RESYNC_REASONS } from '../../../src/base/resync-reason.ts';
 import { FRAME_PARAMS_OFFSET, MAX_PAYLOAD_BYTES, REP_CMD } from '../../../src/repwire/constants.ts';
 import { frameHead, PARAM_LAYOUTS } from '../../../src/repwire/layouts.ts';
 
@@ -42,6 +43,14 @@ describe('docs/protocol/repwire.md', () => {
       layout.fields
         .filter((field) => field.type !== 'padding')
         .map((field) => [String(field.offset + FRAME_PARAMS_OFFSET), field.type, field.name]),
+    );
+  });
+
+  test('names every reason with its number', () => {
+    const table = page.split('## Reasons\n')[1]!.split('\n## ')[0]!;
+    const rows = [...table.matchAll(/^\| ([a-z-]+) \| (\d+) \| (.+) \|$/gm)].map((row) => row.slice(1));
+    expect(rows).toEqual(
+      Object.entries(RESYNC_REASONS).map(([name, text], number) => [name, String(number), text]),
     );
   });
 

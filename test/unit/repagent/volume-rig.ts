@@ -77,6 +77,7 @@ export class VolumeRig {
       state: 'protected',
       syncDoneBytes: 0,
       syncTotalBytes: 0,
+      reason: 'unknown',
     });
   }
 

@@ -2,6 +2,7 @@
 import { crc32 } from 'node:zlib';
 import fc from 'fast-check';
 import { MAX_DISK_BYTES, MAX_NAME_BYTES } from '../../../src/base/limits.ts';
+import { RESYNC_REASONS, type ResyncReason } from '../../../src/base/resync-reason.ts';
 import { ACK_STATES, CLAIM_FINDINGS, HASH_STATUS } from '../../../src/repwire/constants.ts';
 import * as encode from '../../../src/repwire/encode.ts';
 import type { RepMessage, RepMessageKind } from '../../../src/repwire/messages.ts';
@@ -17,6 +18,7 @@ const EMPTY = Buffer.alloc(0);
 const u64 = fc.bigInt({ min: 0n, max: 2n ** 64n - 1n });
 const u32 = fc.integer({ min: 0, max: 2 ** 32 - 1 });
 const requestId = fc.integer({ min: -(2 ** 31), max: 2 ** 31 - 1 });
+const reason = fc.constantFrom(...(Object.keys(RESYNC_REASONS) as ResyncReason[]));
 const size = fc.integer({ min: 0, max: Number.MAX_SAFE_INTEGER });
 const sequence = fc.oneof(fc.nat(1000), size);
 const stamp = fc.record({ sequence: fc.integer({ min: 1, max: Number.MAX_SAFE_INTEGER }), timeUs: size });
@@ -169,6 +171,7 @@ const SAMPLES = {
       state: fc.constantFrom(...ACK_STATES),
       syncDoneBytes: size,
       syncTotalBytes: size,
+      reason,
     })
     .map(
       (fields): Sample => ({
@@ -178,6 +181,7 @@ const SAMPLES = {
           fields.state,
           fields.syncDoneBytes,
           fields.syncTotalBytes,
+          fields.reason,
         ),
         message: { kind: 'ack', ...fields },
       }),
@@ -194,12 +198,15 @@ const SAMPLES = {
       message: { kind: 'protectedFlush', volumeId, ...s },
     }),
   ),
-  dirty: fc.record({ volumeId: u64, stamp, extents: ranges, more: fc.boolean() }).map(
-    ({ volumeId, stamp: s, extents, more }): Sample => ({
-      frame: encode.encodeDirty(volumeId, s, extents, more),
-      message: { kind: 'dirty', volumeId, ...s, extents, more },
+  dirty: fc
+    .record({ volumeId: u64, stamp, extents: ranges, more: fc.boolean(), reason, changed: fc.option(size) })
+    .map(({ volumeId, stamp: s, extents, more, reason: why, changed: changedBytes }): Sample => {
+      const told = { reason: why, changedBytes };
+      return {
+        frame: encode.encodeDirty(volumeId, s, extents, more, told),
+        message: { kind: 'dirty', volumeId, ...s, extents, more, ...told },
+      };
     }),
-  ),
   hashRequest: fc
     .record({ requestId, volumeId: u64, range })
     .filter(({ range: at }) => at.length / SECTOR < 2 ** 31)
