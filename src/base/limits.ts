@@ -31,3 +31,6 @@ export const MAX_NAME_BYTES = 255;
 
 /** Most volumes in one agent's report. */
 export const MAX_VOLUMES_PER_AGENT = 1024;
+
+/** Most hubs that one agent replicates its volumes to. */
+export const MAX_HUBS_PER_AGENT = 8;

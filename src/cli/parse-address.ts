@@ -1,6 +1,7 @@
 // Addresses as the command line takes them, as values. Nothing here resolves a name or opens a socket.
 import { isIP } from 'node:net';
 import { UsageError } from '../base/errors.ts';
+import { MAX_HUBS_PER_AGENT } from '../base/limits.ts';
 import { type ControlAddress, isLoopbackHost } from '../control/address.ts';
 
 export type ListenAddress =
@@ -72,6 +73,43 @@ export function parseHub(text: string, label = '--hub'): HostPort {
     host: match[1] ?? match[2]!,
     port: match[3] === undefined ? DEFAULT_HUB_PORT : parsePort(match[3], label, 1),
   };
+}
+
+/** A hub to replicate to. */
+export interface HubAddress extends HostPort {
+  /** What it is called: its address, unless it was given a name. */
+  readonly name: string;
+}
+
+const HUB_NAME = /^([A-Za-z0-9][A-Za-z0-9._-]{0,63})=(.*)$/s;
+
+/**
+ * Each `NAME=ADDRESS`, or an address as {@link parseHub} takes it.
+ * @throws UsageError also when there are too many, or two of one name or address
+ */
+export function parseHubs(texts: readonly string[], label = '--hub'): HubAddress[] {
+  const hubs = texts.map((text): HubAddress => {
+    const [, name, address] = HUB_NAME.exec(text) ?? [];
+    const place = parseHub(address ?? text, label);
+    if (place.host.includes('=')) {
+      throw new UsageError(
+        `${label}: ${JSON.stringify(text)} is neither a hub's address nor NAME=ADDRESS; a name has letters, digits, dots and dashes`,
+      );
+    }
+    return { name: name ?? formatHostPort(place), ...place };
+  });
+  if (hubs.length > MAX_HUBS_PER_AGENT) {
+    throw new UsageError(`${label}: ${hubs.length} hubs are too many; at most ${MAX_HUBS_PER_AGENT}`);
+  }
+  const seen = new Set<string>();
+  for (const hub of hubs) {
+    for (const text of new Set([hub.name, formatHostPort(hub).toLowerCase()])) {
+      if (seen.has(text))
+        throw new UsageError(`${label}: ${text} is there twice; each hub makes one replica`);
+      seen.add(text);
+    }
+  }
+  return hubs;
 }
 
 /** `HOST:PORT` with brackets where they belong. */

@@ -27,14 +27,17 @@ export function fetchStats(address: ControlAddress): Promise<unknown> {
 
 /**
  * Runs a verification in the process and waits for its result.
+ * @param hub whose replica; may be left out where there is only one
  * @throws OperationError with the process's own message when it can't
  */
 export async function runVerify(
   address: ControlAddress,
   volume: string,
   onProgress: (progress: VerifyProgress) => void,
+  hub?: string,
 ): Promise<VerifyResult> {
-  const path = `/verify?volume=${encodeURIComponent(volume)}`;
+  const query = new URLSearchParams({ volume, ...(hub !== undefined && { hub }) });
+  const path = `/verify?${query.toString()}`;
   const response = await send(address, 'POST', path, STREAM_TIMEOUT_MS);
   if (response.statusCode !== 200) throw failure(address, await readJson(address, response));
   for await (const line of lines(address, response)) {
@@ -234,7 +237,17 @@ function notOurs(address: ControlAddress): OperationError {
 }
 
 function isVolume(value: unknown): boolean {
-  return isRecord(value) && [value.name, value.vmName, value.state].every((one) => typeof one === 'string');
+  if (!isRecord(value)) return false;
+  const { name, vmName, state, hubs = [] } = value;
+  return areTexts(name, vmName, state) && Array.isArray(hubs) && hubs.every(isAtHub);
+}
+
+function isAtHub(value: unknown): boolean {
+  return isRecord(value) && areTexts(value.hub, value.address, value.link, value.state);
+}
+
+function areTexts(...values: readonly unknown[]): boolean {
+  return values.every((one) => typeof one === 'string');
 }
 
 function isRecord(value: unknown): value is Record<string, unknown> {

@@ -24,7 +24,8 @@ export interface ControlHandlers {
   status(): ProcessStatus;
   /** Published statistics of filters, by export and filter. */
   stats(): unknown;
-  verify(volume: string, onProgress: (progress: VerifyProgress) => void): Promise<VerifyResult>;
+  /** @param hub whose replica, where there are several; hubs have only their own */
+  verify(volume: string, onProgress: (progress: VerifyProgress) => void, hub?: string): Promise<VerifyResult>;
   /**
    * Hub only: says who is right where the stories of agent and replica don't fit together.
    * @returns what follows, in words
@@ -159,16 +160,18 @@ async function verifyOne(
   verifying: Set<string>,
 ): Promise<void> {
   const volume = request.query.get('volume');
-  if (!volume) throw new UsageError('name the volume: /verify?volume=NAME');
+  const hub = request.query.get('hub') ?? undefined;
+  if (!volume) throw new UsageError('name the volume: /verify?volume=NAME[&hub=NAME]');
   if (!handlers.status().volumes.some((one) => isNamed(one, volume))) {
     throw new UsageError(`there is no volume ${JSON.stringify(volume)}`);
   }
-  if (verifying.has(volume)) {
+  const what = JSON.stringify([volume, hub]);
+  if (verifying.has(what)) {
     throw new OperationError(`volume ${JSON.stringify(volume)} is being verified already`, {
       hint: 'wait for the running verification to end',
     });
   }
-  verifying.add(volume);
+  verifying.add(what);
   try {
     response.writeHead(200, { 'content-type': 'application/x-ndjson' });
     response.flushHeaders();
@@ -181,13 +184,13 @@ async function verifyOne(
       lastSent = now;
       response.write(`${JSON.stringify({ progress })}\n`);
     };
-    const last = await handlers.verify(volume, onProgress).then(
+    const last = await handlers.verify(volume, onProgress, hub).then(
       (result) => ({ result }),
       (error: unknown) => toErrorBody(error),
     );
     response.end(`${JSON.stringify(last)}\n`);
   } finally {
-    verifying.delete(volume);
+    verifying.delete(what);
   }
 }
 

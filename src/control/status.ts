@@ -51,6 +51,22 @@ export interface VolumeStatus {
   readonly paused?: { readonly forMs: number; readonly leftMs: number; readonly waitingCalls: number } | null;
   /** Whether clients may change it. Told by agents. */
   readonly readOnly?: boolean;
+  /**
+   * The same at each hub that the volume is replicated to. The volume's own figures are those of the hub where it is
+   * worst off, so that it is `protected` when it is so at every hub. Told by agents that have a hub.
+   */
+  readonly hubs?: readonly HubVolumeStatus[];
+}
+
+/** What of a volume is about one of its hubs. */
+export interface HubVolumeStatus
+  extends Omit<VolumeStatus, 'name' | 'vmName' | 'sizeBytes' | 'paused' | 'readOnly' | 'hubs'> {
+  /** Its name: the address, unless it was given one. */
+  readonly hub: string;
+  /** HOST:PORT. */
+  readonly address: string;
+  /** The state of the link to it. */
+  readonly link: string;
 }
 
 /** What an agent sends to its hub, frames as they are on the wire; TLS and TCP not counted. */
@@ -63,8 +79,11 @@ export interface LinkTraffic {
   readonly limitBytesPerSecond: number | null;
 }
 
-/** The agent's connection to its hub. */
+/** The agent's connection to a hub. */
 export interface LinkStatus {
+  /** The hub's name: the address, unless it was given one. */
+  readonly name?: string;
+  /** HOST:PORT. */
   readonly hub: string;
   readonly state: string;
   readonly lastError: string | null;
@@ -78,8 +97,10 @@ export interface ProcessStatus {
   readonly version: string;
   /** Where it listens, as URLs. */
   readonly listening: readonly string[];
-  /** Hub: null. */
+  /** Agent: the hub's address and the link's state; of several hubs the first one whose link is not live. Hub: null. */
   readonly link: LinkStatus | null;
+  /** Agent with a hub: all of them. */
+  readonly links?: readonly LinkStatus[];
   readonly volumes: readonly VolumeStatus[];
 }
 
@@ -101,6 +122,8 @@ export interface VerifyProgress {
 
 export interface VerifyResult {
   readonly volume: string;
+  /** Whose replica it was; told by agents. */
+  readonly hub?: string;
   readonly comparedBytes: number;
   readonly differing: readonly { readonly offset: number; readonly length: number }[];
 }

@@ -27,7 +27,7 @@ import { MirrorStream } from './mirror-stream.ts';
 import { ProtectedVolume, type VolumeMemory } from './protected-volume.ts';
 import type { RemoteIoStats } from './remote-io.ts';
 import type { ImageMark } from './sidecar-finding.ts';
-import type { AgentState } from './state-dir.ts';
+import type { MapKeeper } from './state-dir.ts';
 import { volumeStatus } from './volume-status.ts';
 
 const DEFAULT_PING_INTERVAL_MS = 2000;
@@ -43,7 +43,9 @@ export interface AgentOptions {
   /** 16 bytes, see agent-id.ts. */
   readonly agentId: Buffer;
   /** Keeps dirty maps beyond the end of the process; without it each start begins from nothing. */
-  readonly state?: Pick<AgentState, 'openMap'> | undefined;
+  readonly state?: MapKeeper | undefined;
+  /** Asked when the hub has said its id (16 bytes): why it can't be followed; undefined when it can. */
+  readonly admitHub?: ((hubId: Buffer) => string | undefined) | undefined;
   /** Bytes of mirrored changes that may wait for the hub before the dirty map takes over. */
   readonly queueBytes?: number | undefined;
   readonly pingIntervalMs?: number | undefined;
@@ -137,6 +139,7 @@ export class Agent {
           pingIntervalMs: options.pingIntervalMs ?? DEFAULT_PING_INTERVAL_MS,
           pingDeadMs: options.pingDeadMs ?? DEFAULT_PING_DEAD_MS,
           reportRetryMs: options.reportRetryMs ?? DEFAULT_REPORT_RETRY_MS,
+          admitHub: (hubId) => this.#admitHub(hubId),
           features: options.state ? FEATURE_PAIRING : 0,
           volumes: this.#volumes,
           stream: this.#stream,
@@ -314,6 +317,14 @@ export class Agent {
   #idOf(name: string): bigint {
     const hash = createHash('sha256').update(this.#options.agentId).update(name).digest();
     return hash.readBigUInt64LE();
+  }
+
+  /** @throws OperationError, before anything of the volumes was said to the hub but that they are there */
+  #admitHub(hubId: Buffer): void {
+    const refusal = this.#options.admitHub?.(hubId);
+    if (refusal === undefined) return;
+    for (const { health } of this.#volumes.values()) health.refused(refusal);
+    throw new OperationError(refusal);
   }
 
   #degraded(some: boolean): void {

@@ -76,7 +76,7 @@ function tell(logger: Logger, volume: string, { finding, bits, granularityBytes 
     case 'image-changed':
       logger.warn(
         about,
-        'the image was changed while it was not served: it will be compared with its replica',
+        'the image was changed while this map was not kept: it will be compared with its replica',
       );
       return;
     case 'corrupt':

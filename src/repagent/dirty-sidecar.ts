@@ -235,6 +235,7 @@ export class DirtySidecar {
       isClean: false,
       isExact: exact,
       isVoid: false,
+      isLeft: false,
       bitsCrc32: 0,
       agentId,
       volume: volumeMark(volumeName),

@@ -38,6 +38,8 @@ export interface SessionOptions {
   /** 16 bytes. */
   readonly agentId: Buffer;
   readonly epoch: bigint;
+  /** The hub has said its id, 16 bytes. @throws OperationError when it can't be followed */
+  readonly admitHub: (hubId: Buffer) => void;
   /** Feature bits of HELLO. */
   readonly features: number;
   readonly pingIntervalMs: number;
@@ -290,12 +292,11 @@ export class HubSession implements ByteConsumer {
       case 'volumeError':
         this.#refused(message);
         return true;
-      case 'recorded':
-        {
-          const volume = this.#ids.get(message.volumeId);
-          if (volume && this.#started.has(volume)) this.#pairing.recorded(volume, message);
-        }
+      case 'recorded': {
+        const volume = this.#ids.get(message.volumeId);
+        if (volume && this.#started.has(volume)) this.#pairing.recorded(volume, message);
         return true;
+      }
       case 'unknown':
         this.#logger.debug({ command: message.commandId }, 'passed over a command of a later version');
         return true;
@@ -345,6 +346,7 @@ export class HubSession implements ByteConsumer {
 
   #greet(hello: Hello): void {
     if (hello.version === 0) throw new WireError('HELLO of version 0');
+    this.#options.admitHub(hello.id);
     const { agentId, epoch, features, pingIntervalMs, pingDeadMs, vmName, reportRetryMs, nowUs } =
       this.#options;
     this.#hubKey = `${hello.id.toString('hex')}:${hello.epoch}`;
@@ -426,8 +428,7 @@ export class HubSession implements ByteConsumer {
 
   /** What makes no sense is told once a connection: a hub must not fill the log. */
   #strange(about: object, message: string): void {
-    if (this.#saidStrange) this.#logger.debug(about, message);
-    else this.#logger.warn(about, message);
+    this.#logger[this.#saidStrange ? 'debug' : 'warn'](about, message);
     this.#saidStrange = true;
   }
 

@@ -58,6 +58,7 @@ export function examineSidecar(
   if (old.sizeBytes > sizeBytes || old.granularityBytes < 1) return 'foreign';
   const crc = load(old, bits, situation);
   if (old.isVoid) return 'corrupt';
+  if (old.isLeft) return 'image-changed';
   if (old.isClean) {
     if (crc !== old.bitsCrc32) return 'corrupt';
     const isKnown = old.image.some((byte) => byte !== 0);

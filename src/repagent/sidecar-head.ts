@@ -18,6 +18,7 @@ export const MARK_BYTES = 16;
 const FLAG_CLEAN = 1;
 const FLAG_EXACT = 2;
 const FLAG_VOID = 4;
+const FLAG_LEFT = 8;
 
 const layout = struct('SIDECAR', 'le', {
   magic: 'u64',
@@ -51,6 +52,8 @@ export interface SidecarHead {
   readonly isExact: boolean;
   /** The bits are being rewritten: they mean nothing. */
   readonly isVoid: boolean;
+  /** The volume was served without this map: the bits are of an earlier time. */
+  readonly isLeft: boolean;
   readonly bitsCrc32: number;
   readonly agentId: Buffer;
   /** Names the volume. */
@@ -73,7 +76,10 @@ export function encodeHead(head: SidecarHead): Buffer {
       magic: SIDECAR_MAGIC,
       version: SIDECAR_VERSION,
       flags:
-        (head.isClean ? FLAG_CLEAN : 0) + (head.isExact ? FLAG_EXACT : 0) + (head.isVoid ? FLAG_VOID : 0),
+        (head.isClean ? FLAG_CLEAN : 0) +
+        (head.isExact ? FLAG_EXACT : 0) +
+        (head.isVoid ? FLAG_VOID : 0) +
+        (head.isLeft ? FLAG_LEFT : 0),
       counter: head.counter,
       size_bytes: head.sizeBytes,
       granularity_bytes: head.granularityBytes,
@@ -106,6 +112,7 @@ function decodeHead(page: Buffer): SidecarHead | undefined {
     isClean: (raw.flags & FLAG_CLEAN) !== 0,
     isExact: (raw.flags & FLAG_EXACT) !== 0,
     isVoid: (raw.flags & FLAG_VOID) !== 0,
+    isLeft: (raw.flags & FLAG_LEFT) !== 0,
     bitsCrc32: raw.bits_crc32,
     agentId: raw.agent_id,
     volume: raw.volume,

@@ -1,9 +1,10 @@
-// What an agent keeps in its state directory: its id, and the dirty map of each volume. One agent at a time: two that
-// wrote to one map would each undo what the other knows.
+// What an agent keeps in its state directory: its id, and for each hub the dirty map of each volume. One agent at a time:
+// two that wrote to one map would each undo what the other knows.
 import { createHash } from 'node:crypto';
 import fs from 'node:fs';
 import path from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
+import { assert } from '../base/assert.ts';
 import { errorCode, OperationError } from '../base/errors.ts';
 import type { Logger } from '../base/log.ts';
 import { loadNativeCalls } from '../base/native-calls.ts';
@@ -11,12 +12,13 @@ import { safeName } from '../base/safe-name.ts';
 import { loadAgentId } from './agent-id.ts';
 import { DirtyMaps, type MapRequest } from './dirty-maps.ts';
 import type { DirtySidecar } from './dirty-sidecar.ts';
+import { prepareHubFolders } from './hub-folders.ts';
+import { FIRST_FOLDER, type HubName } from './hub-places.ts';
 import { openSidecarFile } from './sidecar-file.ts';
 import type { ImageMark } from './sidecar-finding.ts';
 import { MARK_BYTES } from './sidecar-head.ts';
 
 const LOCK_FILE = 'lock';
-const MAPS_FOLDER = 'maps';
 const BOOT_ID_FILE = '/proc/sys/kernel/random/boot_id';
 
 /** A restarted process overlaps its predecessor for a moment, ms. */
@@ -26,6 +28,8 @@ const LOCK_RETRY_MS = 50;
 export interface AgentStateOptions {
   /** Created when missing. */
   readonly stateDir: string;
+  /** The hubs of this start, each with maps of its own; one that has no name unless given. */
+  readonly hubs?: readonly HubName[] | undefined;
   /** Bytes of disk that one bit of a map stands for. */
   readonly granularityBytes?: number | undefined;
   /** Makes each new bit durable before its data is written. */
@@ -33,19 +37,68 @@ export interface AgentStateOptions {
   readonly logger: Logger;
 }
 
-export class AgentState {
-  readonly agentId: Buffer;
-  readonly #maps: DirtyMaps;
-  readonly #lockFd: number;
+/** Opens maps of volumes, whatever is there. */
+export interface MapKeeper {
+  /** @throws OperationError when its file can't be used */
+  openMap(request: MapRequest): DirtySidecar;
+}
 
-  private constructor(options: AgentStateOptions, agentId: Buffer, lockFd: number) {
+export class AgentState implements MapKeeper {
+  readonly agentId: Buffer;
+  readonly #options: AgentStateOptions;
+  readonly #bootId = readBootId();
+  readonly #lockFd: number;
+  /** By hub. */
+  readonly #folders: ReadonlyMap<string, string>;
+
+  private constructor(
+    options: AgentStateOptions,
+    agentId: Buffer,
+    lockFd: number,
+    folders: ReadonlyMap<string, string>,
+  ) {
     this.agentId = agentId;
+    this.#options = options;
     this.#lockFd = lockFd;
-    const { stateDir, granularityBytes, exact, logger } = options;
-    const folder = path.join(stateDir, MAPS_FOLDER);
-    this.#maps = new DirtyMaps({
-      agentId,
-      bootId: readBootId(),
+    this.#folders = folders;
+  }
+
+  /** @throws OperationError when the directory can't be used, or another agent uses it */
+  static async open(options: AgentStateOptions): Promise<AgentState> {
+    const { stateDir, hubs, logger } = options;
+    const agentId = await loadAgentId(stateDir);
+    const lockFd = await lock(stateDir);
+    try {
+      const folders = hubs ? await prepareHubFolders(stateDir, hubs, logger) : new Map<string, string>();
+      return new AgentState(options, agentId, lockFd, folders);
+    } catch (error) {
+      fs.closeSync(lockFd);
+      throw error;
+    }
+  }
+
+  /** Of the only hub, when hubs have no names. @throws OperationError when its file can't be used */
+  openMap(request: MapRequest): DirtySidecar {
+    return this.#mapsIn(path.join(this.#options.stateDir, FIRST_FOLDER)).openMap(request);
+  }
+
+  /** The maps of one of the hubs. @param hub its name */
+  mapsOf(hub: string): MapKeeper {
+    const folder = this.#folders.get(hub);
+    assert(folder !== undefined, `there is no place for the maps of ${hub}`);
+    return this.#mapsIn(folder);
+  }
+
+  /** Lets another agent have the directory. */
+  close(): void {
+    fs.closeSync(this.#lockFd);
+  }
+
+  #mapsIn(folder: string): DirtyMaps {
+    const { granularityBytes, exact, logger } = this.#options;
+    return new DirtyMaps({
+      agentId: this.agentId,
+      bootId: this.#bootId,
       open: (volumeName) => {
         fs.mkdirSync(folder, { recursive: true, mode: 0o700 });
         return openSidecarFile(path.join(folder, `${safeName(volumeName)}.map`));
@@ -54,23 +107,6 @@ export class AgentState {
       exact,
       logger,
     });
-  }
-
-  /** @throws OperationError when the directory can't be used, or another agent uses it */
-  static async open(options: AgentStateOptions): Promise<AgentState> {
-    const agentId = await loadAgentId(options.stateDir);
-    const lockFd = await lock(options.stateDir);
-    return new AgentState(options, agentId, lockFd);
-  }
-
-  /** Opens the map of a volume, whatever is there. @throws OperationError when its file can't be used */
-  openMap(request: MapRequest): DirtySidecar {
-    return this.#maps.openMap(request);
-  }
-
-  /** Lets another agent have the directory. */
-  close(): void {
-    fs.closeSync(this.#lockFd);
   }
 }
 

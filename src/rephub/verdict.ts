@@ -123,7 +123,10 @@ function lostMap({ finding }: Claim): { readonly cause: ResyncReason; readonly r
     case 'host-crash':
       return { cause: 'host-crash', reason: 'host crash' };
     case 'image-changed':
-      return { cause: 'image-changed', reason: "the agent's image was changed while it was not served" };
+      return {
+        cause: 'image-changed',
+        reason: "the agent's image was changed while its dirty map was not kept",
+      };
     case 'corrupt':
     case 'foreign':
       return { cause: 'map-lost', reason: "the agent's dirty map was damaged" };

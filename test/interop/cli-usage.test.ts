@@ -54,6 +54,7 @@ describe('wrong use exits 2 with one line that says what is wrong and what is al
     [['serve', 'disk.img', '--filter', 'repagent,x=1', '--hub', 'h'], /takes no options/],
     [['serve', 'disk.img', '--filter', 'repagent', '--filter', 'repagent', '--hub', 'h'], /given twice/],
     [['serve', 'disk.img', '--hub', 'http://x'], /is not a hub's address/],
+    [['serve', 'disk.img', '--hub', 'h', '--hub', 'x=h:9010'], /h:9010 is there twice; each hub makes one/],
     [['serve', 'disk.img', 'other/disk.img'], /two images are called "disk"/],
     [['serve'], /name at least one image/],
     [['serve', '--config', 'missing.yaml'], /can't read missing\.yaml/],

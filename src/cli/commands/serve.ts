@@ -16,10 +16,10 @@ import { defineCommand } from '../command.ts';
 import type { OptionTable, RawOptions } from '../option-table.ts';
 import {
   DEFAULT_NBD_LISTEN,
-  type HostPort,
+  type HubAddress,
   type ListenAddress,
   parseControl,
-  parseHub,
+  parseHubs,
   parseListen,
 } from '../parse-address.ts';
 import { parseBandwidth } from '../parse-bandwidth.ts';
@@ -66,8 +66,9 @@ export const SERVE_OPTIONS = {
   },
   hub: {
     type: 'text',
+    repeatable: true,
     alias: 'repagent',
-    describe: 'replicate to this hub: HOST[:PORT]',
+    describe: 'replicate to this hub, repeatable: HOST[:PORT], or NAME=HOST[:PORT] to call it so',
     fallback: 'none: a plain NBD server',
   },
   'hub-tls-dir': {
@@ -77,13 +78,13 @@ export const SERVE_OPTIONS = {
   },
   'hub-tls-name': {
     type: 'text',
-    describe: "the name that the hub's certificate must be for",
-    fallback: 'the host in --hub',
+    describe: 'the name that the certificate of every hub must be for',
+    fallback: 'the host in each --hub',
   },
   'hub-bandwidth': {
     type: 'text',
     describe:
-      "bytes a second that are sent to the hub at most: 20M, or by local time 'mon-fri 08:00-18:00 20M, sat+sun 50M, else unlimited'",
+      "bytes a second that are sent to each hub at most: 20M, or by local time 'mon-fri 08:00-18:00 20M, sat+sun 50M, else unlimited'",
     fallback: 'unlimited',
   },
   'vm-name': { type: 'text', describe: 'how the hub shows this machine', fallback: 'the host name' },
@@ -135,7 +136,7 @@ export const SERVE_OPTIONS = {
   },
   'queue-bytes': {
     type: 'text',
-    describe: 'memory for changes that wait for the hub; beyond it they are only marked dirty',
+    describe: 'memory for changes that wait for each hub; beyond it they are only marked dirty',
     fallback: '64M',
   },
   'state-dir': {
@@ -170,10 +171,11 @@ export interface ServeConfig {
   readonly stdio: boolean;
   /** Of every unix socket of `listen`. */
   readonly socketPermissions: SocketPermissions | undefined;
-  readonly hub: HostPort | undefined;
-  /** Of the link to the hub; undefined: no TLS. */
-  readonly hubTls: { readonly dir: string; readonly serverName: string } | undefined;
-  /** Of what is sent to the hub; undefined: no limit. */
+  /** Each makes a replica; none: nothing is replicated. */
+  readonly hubs: readonly HubAddress[];
+  /** Of the links to the hubs; undefined: no TLS. Without a name each hub's certificate must be for its host. */
+  readonly hubTls: { readonly dir: string; readonly serverName: string | undefined } | undefined;
+  /** Of what is sent to each hub; undefined: no limit. */
   readonly bandwidth: BandwidthSchedule | undefined;
   readonly vmName: string;
   readonly filters: readonly string[];
@@ -216,7 +218,7 @@ export function resolveServe(raw: RawOptions<typeof SERVE_OPTIONS>): ServeConfig
   checkTlsRules(exports, tls);
   const socketPermissions = parseSocketPermissions(raw['socket-mode'], raw['socket-owner']);
   checkListening(listen, raw.stdio ?? false, socketPermissions !== undefined);
-  const hub = raw.hub === undefined ? undefined : parseHub(raw.hub);
+  const hubs = parseHubs(raw.hub ?? []);
   return {
     images,
     format,
@@ -224,9 +226,9 @@ export function resolveServe(raw: RawOptions<typeof SERVE_OPTIONS>): ServeConfig
     listen,
     stdio: raw.stdio ?? false,
     socketPermissions,
-    hub,
-    hubTls: parseHubTls(raw, hub),
-    bandwidth: parseHubBandwidth(raw['hub-bandwidth'], hub),
+    hubs,
+    hubTls: parseHubTls(raw, hubs.length > 0),
+    bandwidth: parseHubBandwidth(raw['hub-bandwidth'], hubs.length > 0),
     vmName,
     filters: raw.filter ?? [],
     exports,
@@ -273,26 +275,20 @@ function parseConnections(text: string | undefined, label: string): number | und
   return text === undefined ? undefined : parseCount(text, label, MAX_CONNECTIONS_LIMIT);
 }
 
-function parseHubTls(
-  raw: RawOptions<typeof SERVE_OPTIONS>,
-  hub: HostPort | undefined,
-): ServeConfig['hubTls'] {
+function parseHubTls(raw: RawOptions<typeof SERVE_OPTIONS>, hasHub: boolean): ServeConfig['hubTls'] {
   const dir = raw['hub-tls-dir'];
   const name = raw['hub-tls-name'];
   if (dir === undefined) {
     if (name === undefined) return undefined;
     throw new UsageError('--hub-tls-name is what the certificate of the hub is for: add --hub-tls-dir DIR');
   }
-  if (!hub) throw new UsageError('--hub-tls-dir is about the link to a hub: add --hub HOST[:PORT]');
-  return { dir: resolve(dir), serverName: name ?? hub.host };
+  if (!hasHub) throw new UsageError('--hub-tls-dir is about the link to a hub: add --hub HOST[:PORT]');
+  return { dir: resolve(dir), serverName: name };
 }
 
-function parseHubBandwidth(
-  text: string | undefined,
-  hub: HostPort | undefined,
-): BandwidthSchedule | undefined {
+function parseHubBandwidth(text: string | undefined, hasHub: boolean): BandwidthSchedule | undefined {
   if (text === undefined) return undefined;
-  if (!hub) throw new UsageError('--hub-bandwidth is about the link to a hub: add --hub HOST[:PORT]');
+  if (!hasHub) throw new UsageError('--hub-bandwidth is about the link to a hub: add --hub HOST[:PORT]');
   return parseBandwidth(text);
 }
 
@@ -355,6 +351,7 @@ export const serveCommand = defineCommand({
       'serve disk.img --hub 192.0.2.7 --hub-bandwidth "mon-fri 08:00-18:00 20M, else unlimited"',
       'leaves room for others',
     ],
+    ['serve disk.img --hub near=192.0.2.7 --hub far=198.51.100.7', 'two hubs, each keeps a replica'],
     ['serve root=a.img data=b.img --listen unix:/run/vm.sock', 'two exports on a unix socket'],
     ['serve vm.qcow2 --format qcow2 --hub 127.0.0.1', 'any format that qemu-nbd opens'],
     ['serve new.img --create 20G --filter log --filter delay,write=5ms', 'a new disk below two filters'],

@@ -33,6 +33,12 @@ export const volumeOption = {
   fallback: 'every volume of the process',
 } as const satisfies OptionSpec;
 
+export const hubOption = {
+  type: 'text',
+  describe: 'one of the hubs that an agent replicates to, by the name that `repagent status` shows',
+  fallback: 'all of them',
+} as const satisfies OptionSpec;
+
 export const volumeNameOption = {
   type: 'text',
   positional: 'VOLUME',

@@ -2,10 +2,11 @@
 import { defineCommand } from '../command.ts';
 import type { OptionTable } from '../option-table.ts';
 import { parseControl } from '../parse-address.ts';
-import { askControlOption, volumeOption } from './shared-options.ts';
+import { askControlOption, hubOption, volumeOption } from './shared-options.ts';
 
 const VERIFY_OPTIONS = {
   volume: volumeOption,
+  hub: hubOption,
   control: askControlOption,
   json: { type: 'flag', describe: 'print one JSON object' },
 } as const satisfies OptionTable;
@@ -17,11 +18,13 @@ export const verifyCommand = defineCommand({
   examples: [
     ['verify', 'every volume of the one process that runs; exit 0 when all are equal'],
     ['verify --volume disk', 'one volume; ranges that differ are listed'],
+    ['verify --hub near', 'the replicas at one of several hubs'],
   ],
   configFile: true,
   run: async (raw) => {
     const control = raw.control === undefined ? undefined : parseControl(raw.control);
     const { runVerifyCommand } = await import('../run/verify.ts');
-    return runVerifyCommand({ control, volume: raw.volume, json: raw.json ?? false });
+    const { volume, hub, json = false } = raw;
+    return runVerifyCommand({ control, volume, hub, json });
   },
 });

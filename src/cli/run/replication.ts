@@ -1,4 +1,4 @@
-// What serve knows of replication: an agent when there is a hub, and the honest statement that nothing is replicated
+// What serve knows of replication: an agent for each hub, and the honest statement that nothing is replicated
 // when there is none.
 import { OperationError } from '../../base/errors.ts';
 import type { Logger } from '../../base/log.ts';
@@ -6,6 +6,7 @@ import type { BlockDevice } from '../../blockdev/block-device.ts';
 import type { ProcessStatus, VerifyProgress, VerifyResult, VolumeStatus } from '../../control/status.ts';
 import type { MetaContext } from '../../nbd/meta-contexts.ts';
 import type { ServeConfig } from '../commands/serve.ts';
+import { formatHostPort } from '../parse-address.ts';
 import { loadAgentTls } from './hub-tls.ts';
 import type { ReloadWatch } from './reload.ts';
 
@@ -18,13 +19,14 @@ export interface Replication {
   protect(name: string, below: BlockDevice, imagePath: string | undefined): BlockDevice;
   /** What of a volume the hub lacks, for BLOCK_STATUS; undefined where nothing is replicated. */
   dirtyContext(name: string): MetaContext | undefined;
-  /** Dials the hub. */
+  /** Dials every hub. */
   start(): void;
-  status(): { readonly link: ProcessStatus['link']; readonly volumes: readonly VolumeStatus[] };
+  status(): Pick<ProcessStatus, 'link' | 'links' | 'volumes'>;
   /** Counters of the agent, for people who look into it; undefined without one. */
   stats(): unknown;
-  verify(volume: string, onProgress: (progress: VerifyProgress) => void): Promise<VerifyResult>;
-  /** Sends what is queued, and says goodbye to the hub. */
+  /** @param hub its name; may be left out when there is only one */
+  verify(volume: string, onProgress: (progress: VerifyProgress) => void, hub?: string): Promise<VerifyResult>;
+  /** Sends what is queued, and says goodbye to the hubs. */
   close(): Promise<void>;
 }
 
@@ -36,45 +38,45 @@ export async function createReplication(
   logger: Logger,
   reloads: ReloadWatch,
 ): Promise<Replication> {
-  const { hub, hubTls, bandwidth, vmName, queueBytes, stateDir, dirtyGranularityBytes, dirtySync } = config;
-  if (!hub) return new NoReplication(vmName);
-  const { Agent } = await import('../../repagent/agent.ts');
+  const { hubs, hubTls, bandwidth, vmName, queueBytes, stateDir, dirtyGranularityBytes, dirtySync } = config;
+  if (hubs.length === 0) return new NoReplication(vmName);
+  const { AgentGroup } = await import('../../repagent/agent-group.ts');
   const { AgentState, imageMark } = await import('../../repagent/state-dir.ts');
   const state = await AgentState.open({
     stateDir,
+    hubs: hubs.map((hub) => ({ name: hub.name, address: formatHostPort(hub) })),
     granularityBytes: dirtyGranularityBytes,
     exact: dirtySync === 'always',
     logger,
   });
   const files = hubTls && (await loadAgentTls(hubTls.dir, logger));
   files?.reloadOn(reloads);
-  const tls = hubTls && files && { credentials: files.current, serverName: hubTls.serverName };
-  const agent = new Agent({
-    hubHost: hub.host,
-    hubPort: hub.port,
-    vmName,
-    agentId: state.agentId,
-    state,
-    queueBytes,
-    bandwidth,
-    tls,
-    logger,
-  });
+  const agents = new AgentGroup(
+    hubs.map((hub) => ({
+      name: hub.name,
+      hubHost: hub.host,
+      hubPort: hub.port,
+      state: state.mapsOf(hub.name),
+      tls: hubTls && files && { credentials: files.current, serverName: hubTls.serverName ?? hub.host },
+      logger: hubs.length > 1 ? logger.child({ hubName: hub.name }) : logger,
+    })),
+    { vmName, agentId: state.agentId, queueBytes, bandwidth },
+  );
   return {
     protect: (name, below, imagePath) =>
-      agent.protect(name, below, () => (imagePath === undefined ? undefined : imageMark(imagePath))),
+      agents.protect(name, below, () => (imagePath === undefined ? undefined : imageMark(imagePath))),
     dirtyContext: (name) => ({
       name: DIRTY_CONTEXT,
       runs: (offset, length, maxRuns) =>
-        agent
+        agents
           .dirtyRuns(name, offset, length, maxRuns)
           .map((run) => ({ length: run.length, flags: run.isDirty ? DIRTY_FLAG : 0 })),
     }),
-    start: () => agent.start(),
-    status: () => agent.status(),
-    stats: () => agent.stats,
-    verify: (volume, onProgress) => agent.verify(volume, onProgress),
-    close: () => agent.close(),
+    start: () => agents.start(),
+    status: () => agents.status(),
+    stats: () => agents.stats,
+    verify: (volume, onProgress, hub) => agents.verify(volume, onProgress, hub),
+    close: () => agents.close(),
   };
 }
 

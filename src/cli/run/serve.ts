@@ -30,7 +30,7 @@ import { loadTls, reloadTls } from './tls.ts';
 export async function runServe(config: ServeConfig, reread: () => ServeConfig): Promise<number> {
   // Everything that can be wrong in the arguments is found before anything is opened.
   const listen = listenAddresses(config);
-  const plan = await planLinks(config.filters, config.hub !== undefined);
+  const plan = await planLinks(config.filters, config.hubs.length > 0);
   const logger = createLogger(config.logLevel, 'serve');
   const tls = await loadTls(config.tls, logger);
   return runService({
@@ -143,8 +143,8 @@ class ServeProcess {
   }
 
   async #startServer(listen: readonly ListenAddress[], tls: TlsOptions | undefined): Promise<NbdServer> {
-    const { format, hub } = this.#config;
-    const kind = hub ? `${format} image, replicated` : `${format} image`;
+    const { format, hubs } = this.#config;
+    const kind = hubs.length > 0 ? `${format} image, replicated` : `${format} image`;
     const exports = this.#volumes.map(({ name, device, contexts }) => {
       const { description = kind, ...settings } = this.#settings(name);
       return { name, device, description, contexts, ...settings };
@@ -174,7 +174,7 @@ class ServeProcess {
           filters: Object.fromEntries(this.#volumes.map((volume) => [volume.name, volume.stats()])),
           agent: this.#replication?.stats(),
         }),
-        verify: (volume, onProgress) => this.#replication!.verify(volume, onProgress),
+        verify: (volume, onProgress, hub) => this.#replication!.verify(volume, onProgress, hub),
         resize: (volume, sizeBytes) => this.#resize(volume, sizeBytes),
         chains: {
           pause: (volume, order, signal) => this.#volume(volume).pauser.pause({ ...order, signal }),
@@ -229,6 +229,7 @@ class ServeProcess {
       version: packageVersion(),
       listening: this.#urls(),
       link: replicated?.link ?? null,
+      ...(replicated?.links && { links: replicated.links }),
       volumes: [
         ...(replicated?.volumes ?? []),
         ...others.map(({ name, device }) => unprotectedVolume(name, this.#config.vmName, device.sizeBytes)),

@@ -4,7 +4,7 @@ import type { ControlAddress } from '../../control/address.ts';
 import { fetchStatus } from '../../control/client.ts';
 import type { ProcessStatus, VolumeState, VolumeStatus } from '../../control/status.ts';
 import { isNamed } from '../../control/volume-name.ts';
-import { statusLine } from '../view/status-table.ts';
+import { linkName, statusLine } from '../view/status-table.ts';
 import { findControl } from './find-control.ts';
 import { sleep } from './sleep.ts';
 
@@ -12,6 +12,8 @@ export interface WaitRequest {
   readonly control: ControlAddress | undefined;
   readonly state: VolumeState;
   readonly volume: string | undefined;
+  /** Undefined: every hub. */
+  readonly hub: string | undefined;
   /** Milliseconds; undefined waits for ever. */
   readonly timeoutMs: number | undefined;
 }
@@ -45,7 +47,7 @@ async function look(request: WaitRequest): Promise<'reached' | { readonly why: s
     if (request.timeoutMs === undefined || !(error instanceof OperationError)) throw error;
     return { why: errorMessage(error) };
   }
-  return judge(status, request.state, request.volume);
+  return judge(status, request.state, request.volume, request.hub);
 }
 
 /** Whether `status` is what is waited for; if not, why. */
@@ -53,6 +55,7 @@ export function judge(
   status: ProcessStatus,
   state: VolumeState,
   volume: string | undefined,
+  hub?: string,
 ): 'reached' | { readonly why: string } {
   const wanted = volume === undefined ? status.volumes : status.volumes.filter((one) => isNamed(one, volume));
   if (wanted.length === 0) {
@@ -62,10 +65,28 @@ export function judge(
         volume === undefined ? 'there are no volumes' : `there is no volume ${volume}; there are: ${known}`,
     };
   }
-  const others = wanted.filter((one) => one.state !== state);
+  const states = wanted.map((one) => stateAt(one, hub));
+  if (states.includes(undefined)) {
+    const known = wanted[0]!.hubs?.map((one) => one.hub).join(', ') || 'none';
+    return { why: `there is no hub ${hub}; there are: ${known}` };
+  }
+  const others = wanted.filter((_one, at) => states[at] !== state);
   if (others.length === 0) return 'reached';
-  const link =
-    status.link && status.link.state !== 'live' ? `; hub ${status.link.hub} is ${status.link.state}` : '';
-  const error = status.link?.lastError ? ` (${status.link.lastError})` : '';
-  return { why: others.map((one: VolumeStatus) => statusLine(one)).join('; ') + link + error };
+  return { why: others.map((one) => statusLine(one)).join('; ') + linksText(status, hub) };
+}
+
+function stateAt(volume: VolumeStatus, hub: string | undefined): VolumeState | undefined {
+  return hub === undefined ? volume.state : volume.hubs?.find((one) => one.hub === hub)?.state;
+}
+
+/** The links that may be why. */
+function linksText(status: ProcessStatus, hub: string | undefined): string {
+  const links = status.links ?? (status.link ? [status.link] : []);
+  return links
+    .filter(({ name }) => hub === undefined || name === hub)
+    .map((link) => {
+      const text = link.state === 'live' ? '' : `; hub ${linkName(link)} is ${link.state}`;
+      return link.lastError === null ? text : `${text} (${link.lastError})`;
+    })
+    .join('');
 }

@@ -1,5 +1,5 @@
 // The status of a process as a table that fits the terminal, and as one line per volume for logs and pipes.
-import type { ProcessStatus, VolumeState, VolumeStatus } from '../../control/status.ts';
+import type { LinkStatus, ProcessStatus, VolumeState, VolumeStatus } from '../../control/status.ts';
 import {
   bytesText,
   countText,
@@ -62,9 +62,9 @@ const VM_COLUMN: Column = { title: 'VM', keep: 10, cell: (volume) => printable(v
 /** The lines of the table; none is longer than the terminal is wide. */
 export function statusTable(status: ProcessStatus, look: Look): string[] {
   const lines = headLines(status).map((line) => shorten(line, look.columns, look));
-  const { volumes } = status;
+  const volumes = status.volumes.flatMap(rowsOf);
   if (volumes.length === 0) return [...lines, 'no volumes yet'];
-  const columns = fitColumns(status, look);
+  const columns = fitColumns({ ...status, volumes }, look);
   const widths = columns.map((column) => widthOf(column, volumes, look));
   const overflow = sum(widths) + GAP.length * (widths.length - 1) - look.columns;
   if (overflow > 0) widths[0] = Math.max(MIN_NAME_COLUMNS, widths[0]! - overflow);
@@ -92,9 +92,21 @@ export function statusTable(status: ProcessStatus, look: Look): string[] {
   return lines;
 }
 
+/** A volume, and below it the same at each hub where there are several. */
+function rowsOf(volume: VolumeStatus): VolumeStatus[] {
+  const { hubs = [], vmName, sizeBytes } = volume;
+  if (hubs.length < 2) return [volume];
+  // The hubs' own lines say what went wrong and was read again where.
+  return [
+    { ...volume, lastError: null, resyncs: [] },
+    ...hubs.map((at) => ({ name: `  at ${at.hub}`, vmName, sizeBytes, ...at })),
+  ];
+}
+
 /** One line that stands for itself, for `--watch` into a file. */
 export function statusLine(volume: VolumeStatus): string {
   const percent = syncPercent(volume);
+  const { hubs = [] } = volume;
   const fields = [
     volume.vmName === '' ? printable(volume.name) : `${printable(volume.vmName)}/${printable(volume.name)}`,
     `state=${printable(volume.state)}`,
@@ -109,6 +121,7 @@ export function statusLine(volume: VolumeStatus): string {
     `acked=${countText(volume.ackedSequence)}`,
     `lag=${durationText(volume.lagMs)}`,
     ...(volume.lagHistory ? [`lag1m=${lagFiguresText(volume.lagHistory.lastMinute)}`] : []),
+    ...(hubs.length > 1 ? [`hubs=${hubs.map((at) => `${printable(at.hub)}:${at.state}`).join(',')}`] : []),
   ];
   const figures = fields.map((field) => field.replace(/(\d) (\w)/g, '$1$2')).join(' ');
   return volume.lastError ? `${figures} error=${JSON.stringify(printable(volume.lastError))}` : figures;
@@ -117,13 +130,19 @@ export function statusLine(volume: VolumeStatus): string {
 function headLines(status: ProcessStatus): string[] {
   const where = status.listening.map(printable).join(' ') || 'nothing yet';
   const lines = [`${status.role} ${status.pid} (repagent ${printable(status.version)}), listening ${where}`];
-  if (status.link) {
-    const { hub, state, traffic } = status.link;
-    lines.push(`hub ${printable(hub)}: ${printable(state)}${traffic ? trafficText(traffic) : ''}`);
+  const links = status.links ?? (status.link ? [status.link] : []);
+  for (const link of links) {
+    const traffic = link.traffic ? trafficText(link.traffic) : '';
+    lines.push(`hub ${printable(linkName(link))}: ${printable(link.state)}${traffic}`);
+    if (link.lastError) lines.push(`  last error: ${printable(link.lastError)}`);
   }
-  if (!status.link && status.role === 'agent') lines.push('no hub: nothing is replicated');
-  if (status.link?.lastError) lines.push(`  last error: ${printable(status.link.lastError)}`);
+  if (links.length === 0 && status.role === 'agent') lines.push('no hub: nothing is replicated');
   return lines;
+}
+
+/** A hub as people know it. */
+export function linkName({ name, hub }: LinkStatus): string {
+  return name === undefined || name === hub ? hub : `${name} (${hub})`;
 }
 
 function fitColumns(status: ProcessStatus, look: Look): Column[] {

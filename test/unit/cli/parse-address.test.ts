@@ -6,6 +6,7 @@ import {
   parseControl,
   parseHostPort,
   parseHub,
+  parseHubs,
   parseListen,
 } from '../../../src/cli/parse-address.ts';
 
@@ -42,6 +43,28 @@ describe('parseListen', () => {
     );
     expect(() => parseListen('a:65536')).toThrow('--listen: port 65536 is outside 0..65535');
   });
+});
+
+describe('parseHubs', () => {
+  it('calls each by its address, or as it was told to', () => {
+    expect(parseHubs(['a', 'near=a:2', 'x.y-z=[::1]', 'repagent://b:1'])).toEqual([
+      { name: 'a:9010', host: 'a', port: 9010 },
+      { name: 'near', host: 'a', port: 2 },
+      { name: 'x.y-z', host: '::1', port: 9010 },
+      { name: 'b:1', host: 'b', port: 1 },
+    ]);
+    expect(parseHubs([])).toEqual([]);
+  });
+
+  it.each([
+    [['a', 'a:9010'], '--hub: a:9010 is there twice; each hub makes one replica'],
+    [['Hub.example', 'x=hub.EXAMPLE:9010'], '--hub: hub.example:9010 is there twice'],
+    [['x=a', 'x=b'], '--hub: x is there twice'],
+    [['a:1=b'], `--hub: "a:1=b" is not a hub's address`],
+    [['=b'], `--hub: "=b" is neither a hub's address nor NAME=ADDRESS`],
+    [['x='], `--hub: "" is not a hub's address`],
+    [Array.from({ length: 9 }, (_, at) => `h${at}`), '--hub: 9 hubs are too many; at most 8'],
+  ])('refuses %j', (texts, message) => expect(() => parseHubs(texts)).toThrow(message));
 });
 
 describe('parseHub', () => {

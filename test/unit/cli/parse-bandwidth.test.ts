@@ -78,11 +78,11 @@ describe('a bandwidth', () => {
 
   it('is about a hub', () => {
     const image = ['d.img'];
-    expect(resolveServe({ image, hub: 'h', 'hub-bandwidth': '1M' }).bandwidth).toEqual({
+    expect(resolveServe({ image, hub: ['h'], 'hub-bandwidth': '1M' }).bandwidth).toEqual({
       rules: [],
       otherwise: M,
     });
-    expect(resolveServe({ image, hub: 'h' }).bandwidth).toBeUndefined();
+    expect(resolveServe({ image, hub: ['h'] }).bandwidth).toBeUndefined();
     expect(() => resolveServe({ image, 'hub-bandwidth': '1M' })).toThrow('add --hub HOST');
   });
 });

@@ -11,7 +11,7 @@ describe('resolveServe', () => {
       format: 'raw',
       createSizeBytes: undefined,
       listen: [],
-      hub: undefined,
+      hubs: [],
       filters: [],
       control: undefined,
       maxConnections: undefined,
@@ -26,14 +26,14 @@ describe('resolveServe', () => {
       create: '64M',
       'queue-bytes': '1M',
       'max-connections': '3',
-      hub: 'h',
+      hub: ['h'],
       listen: ['127.0.0.1:0', 'unix:/a'],
     });
     expect(config).toMatchObject({
       createSizeBytes: 64 * 2 ** 20,
       queueBytes: 2 ** 20,
       maxConnections: 3,
-      hub: { host: 'h', port: 9010 },
+      hubs: [{ name: 'h:9010', host: 'h', port: 9010 }],
       listen: [
         { kind: 'tcp', host: '127.0.0.1', port: 0 },
         { kind: 'unix', path: '/a' },

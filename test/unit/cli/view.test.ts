@@ -15,6 +15,8 @@ import {
 import { progressText } from '../../../src/cli/view/progress-line.ts';
 import { statusLine, statusTable } from '../../../src/cli/view/status-table.ts';
 import { bar, type Look, lookOf, paint, printable, shorten } from '../../../src/cli/view/terminal.ts';
+import type { VolumeStatus } from '../../../src/control/status.ts';
+import { combineHubs } from '../../../src/repagent/hub-combination.ts';
 import { sampleStatus, sampleVolume } from '../control/samples.ts';
 
 const plain: Look = { columns: 120, color: false, unicode: false };
@@ -200,6 +202,66 @@ describe('statusTable', () => {
     expect(text).toMatch(/VOLUME +VM/);
     expect(text).toMatch(/disk +web/);
     expect(text).not.toContain('no hub');
+  });
+});
+
+describe('several hubs', () => {
+  const at = (hub: string, over: Partial<VolumeStatus>) => ({
+    hub,
+    address: `${hub}:1`,
+    link: 'live',
+    volume: sampleVolume(over),
+  });
+  const status = sampleStatus(
+    [
+      combineHubs([
+        at('near', {}),
+        at('far', { state: 'failed', lastError: 'its store is full', dirtyBytes: 2 ** 20 }),
+      ]),
+    ],
+    {
+      link: { name: 'far', hub: 'far:1', state: 'dialing', lastError: 'refused' },
+      links: [
+        { name: 'near', hub: 'h:1', state: 'live', lastError: null },
+        { name: 'far:1', hub: 'far:1', state: 'dialing', lastError: 'refused' },
+      ],
+    },
+  );
+
+  it('have a line each, in the table and in its head', () => {
+    const lines = statusTable(status, plain);
+    expect(lines.slice(1, 4)).toEqual([
+      'hub near (h:1): live',
+      'hub far:1: dialing',
+      '  last error: refused',
+    ]);
+    expect(lines.slice(5).map((line) => line.trimEnd().split(/ {2,}/).slice(0, 3).join('|'))).toEqual([
+      expect.stringMatching(/^disk\|failed\|/),
+      expect.stringMatching(/^\|at near\|protected/),
+      expect.stringMatching(/^\|at far\|failed/),
+      '|last error: its store is full',
+    ]);
+  });
+
+  it('are told on the one line of a log', () => {
+    expect(statusLine(status.volumes[0]!)).toMatch(
+      / hubs=near:protected,far:failed error="far: its store is full"$/,
+    );
+    expect(statusLine(combineHubs([at('near', {})]))).not.toContain('hubs=');
+  });
+
+  it('are waited for all, or the one that was named', () => {
+    expect(judge(status, 'protected', undefined, 'near')).toBe('reached');
+    expect(judge(status, 'failed', undefined)).toBe('reached');
+    expect(judge(status, 'protected', undefined)).toMatchObject({
+      why: expect.stringMatching(/; hub far:1 is dialing \(refused\)$/) as string,
+    });
+    expect(judge(status, 'protected', 'disk', 'mid')).toEqual({
+      why: 'there is no hub mid; there are: near, far',
+    });
+    expect(judge(sampleStatus([sampleVolume()]), 'protected', 'disk', 'mid')).toEqual({
+      why: 'there is no hub mid; there are: none',
+    });
   });
 });
 

@@ -127,6 +127,22 @@ describe('verify', () => {
     expect(seen).toEqual([{ comparedBytes: 5, totalBytes: 10 }]);
   });
 
+  it('is of one hub when that is named', async () => {
+    const asked: unknown[] = [];
+    const { address } = await start({
+      verify: async (volume, _onProgress, hub) => {
+        asked.push([volume, hub]);
+        return result;
+      },
+    });
+    await runVerify(address, 'disk', () => {}, 'far=ñ&');
+    await runVerify(address, 'disk', () => {});
+    expect(asked).toEqual([
+      ['disk', 'far=ñ&'],
+      ['disk', undefined],
+    ]);
+  });
+
   it("passes on the process's own error and hint, before and after the stream began", async () => {
     const { address } = await start({
       verify: () => Promise.reject(new OperationError('the hub is away', { hint: 'start it' })),
