@@ -47,7 +47,7 @@ describe('with a hub that knows the extensions', () => {
       { volumeId: 101n, sequence: 1, extents: [{ offset: 0, length: SIZE }], more: false },
       { volumeId: 102n, sequence: 2, extents: [{ offset: 0, length: 512 }], more: false },
     ]);
-    expect(a.status().link).toEqual({ hub: `127.0.0.1:${h.port}`, state: 'live', lastError: null });
+    expect(a.status().link).toMatchObject({ hub: `127.0.0.1:${h.port}`, state: 'live', lastError: null });
   });
 
   it('keeps its epoch over connections, and another agent has another', async () => {
