@@ -38,6 +38,15 @@ export interface VolumeStatus {
   readonly lagHistory?: LagWindows;
   /** What was read again, and why: newest first, what runs included. */
   readonly resyncs?: readonly ResyncRecord[];
+  /**
+   * With --on-hub-lag=throttle: by how much a guest's change is delayed now, the most that it may be, and how many were
+   * since the start; null without. Told by agents.
+   */
+  readonly throttle?: {
+    readonly delayMs: number;
+    readonly maxDelayMs: number;
+    readonly delayedChanges: number;
+  } | null;
   /** Until what is queued has been sent, at the present rate, milliseconds; null when unknown. Told by agents. */
   readonly queueTimeLeftMs?: number | null;
   /** 0..100; null when no sync is under way and none has finished. */

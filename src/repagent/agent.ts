@@ -24,6 +24,7 @@ import { LinkLimiter } from './link-limiter.ts';
 import type { LinkState } from './link-states.ts';
 import { MirrorFilter } from './mirror-filter.ts';
 import { MirrorStream } from './mirror-stream.ts';
+import { DEFAULT_HOLD, type HoldTuning, OverflowHold } from './overflow-hold.ts';
 import { ProtectedVolume, type VolumeMemory } from './protected-volume.ts';
 import type { RemoteIoStats } from './remote-io.ts';
 import type { ImageMark } from './sidecar-finding.ts';
@@ -48,6 +49,10 @@ export interface AgentOptions {
   readonly admitHub?: ((hubId: Buffer) => string | undefined) | undefined;
   /** Bytes of mirrored changes that may wait for the hub before the dirty map takes over. */
   readonly queueBytes?: number | undefined;
+  /** Delay guests' changes by up to so much while that queue fills, ms; undefined: never. */
+  readonly maxDelayMs?: number | undefined;
+  /** For how long overflows of that queue in quick succession keep volumes off the stream. */
+  readonly overflowHold?: Partial<HoldTuning> | undefined;
   readonly pingIntervalMs?: number | undefined;
   /** Silence after which the connection to the hub is given up, ms. */
   readonly pingDeadMs?: number | undefined;
@@ -115,11 +120,13 @@ export class Agent {
     this.#options = options;
     this.#logger = options.logger;
     this.#nowUs = options.nowUs ?? (() => Date.now() * 1000);
-    this.#stream = new MirrorStream(options.queueBytes ?? DEFAULT_QUEUE_BYTES, this.#nowUs, {
+    const events = {
       wake: () => this.#link.session?.wake(),
       lost: () => this.#endSession(new Error(this.#rfcOverflow), 'queue-full'),
-      degraded: (some) => this.#degraded(some),
-    });
+      degraded: (some: boolean) => this.#degraded(some),
+    };
+    const hold = new OverflowHold({ ...DEFAULT_HOLD, ...options.overflowHold });
+    this.#stream = new MirrorStream(options.queueBytes ?? DEFAULT_QUEUE_BYTES, this.#nowUs, events, hold);
     this.#limiter = new LinkLimiter(options.bandwidth ?? UNLIMITED, {
       nowMs: () => performance.now(),
       wallMs: () => this.#nowUs() / 1000,
@@ -183,6 +190,7 @@ export class Agent {
       disk,
       stream: this.#stream,
       memory: this.#openMemory(name, below, image),
+      maxDelayMs: this.#options.maxDelayMs,
       // A step of the machine's clock must not change how old a change is.
       nowUs: this.#options.nowUs ?? steadyUs,
       // A connection is about volumes of the sizes that it began with. The next one brings only what is new.

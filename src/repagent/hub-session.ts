@@ -174,7 +174,7 @@ export class HubSession implements ByteConsumer {
   async finish(timeoutMs: number): Promise<void> {
     if (this.#phase === 'hello') this.end(undefined);
     if (this.#phase === 'over') return;
-    this.wake();
+    this.#options.stream.hurry();
     const isComplete = await this.#farewell.wait(timeoutMs);
     if (this.#hasEnded) return;
     if (this.#isSent()) {

@@ -1,17 +1,19 @@
 // The mirroring filter: every change goes to the device below, and when it has taken effect, to each hub's mirror: all
-// of them hear of the same changes, overlapping ones in the same order. It must never make the guest wait for a hub nor
-// fail for one; while the device below answers at once, so does this, without a promise and without a closure.
+// of them hear of the same changes, overlapping ones in the same order. It must never make the guest wait for a hub, but
+// for a bounded time where its owner asked for that, nor fail for one; while the device below answers at once, so does this, without a promise and without a closure.
 //
 // Deliberately no PassThrough: a method that is added to BlockDevice, or a kind that is added to Mutation, doesn't
 // compile until it's decided here whether it changes the disk.
 import { assert, unreachable } from '../base/assert.ts';
 import { SECTOR_BYTES } from '../base/limits.ts';
 import { andThen, type MaybePromise } from '../base/maybe.ts';
+import { sleep } from '../base/sleep.ts';
 import type { BlockDevice, DeviceLimits, Extent } from '../blockdev/block-device.ts';
 import type { MutationKind } from '../blockdev/mutation.ts';
 import { RangeLock } from '../blockdev/range-lock.ts';
 import { DerivedLimits } from '../filter/derived-limits.ts';
 import type { Generation } from './dirty-map.ts';
+import type { GuestThrottle } from './guest-throttle.ts';
 import type { Mirror, MirroredDisk } from './mirror.ts';
 import { RangeWatches } from './range-watch.ts';
 
@@ -25,6 +27,8 @@ export class MirrorFilter implements BlockDevice, MirroredDisk {
   /** The device below is being closed or is closed. */
   isClosed = false;
   readonly #mirrors: Mirror[] = [];
+  /** Of the mirrors that have one: none as a rule, which costs a change one comparison. */
+  readonly #throttles: GuestThrottle[] = [];
   /** Of the change that is being made, as long as it is made in one go: spares it an array of its own. */
   readonly #tokens: Tokens = [];
   readonly #limits: DerivedLimits;
@@ -44,6 +48,7 @@ export class MirrorFilter implements BlockDevice, MirroredDisk {
   join(mirror: Mirror): void {
     assert(this.lock.size === 0, 'a mirror joins before there are changes');
     this.#mirrors.push(mirror);
+    if (mirror.throttle) this.#throttles.push(mirror.throttle);
     this.#tokens.push(undefined);
   }
 
@@ -112,10 +117,33 @@ export class MirrorFilter implements BlockDevice, MirroredDisk {
   ): MaybePromise<void> {
     const { lock } = this;
     if (length === 0) return this.#apply(kind, offset, length, data, fua, mayTrim);
+    if (this.#throttles.length > 0 && by === undefined) {
+      const delayMs = this.#delayMs();
+      if (delayMs > 0) {
+        const dueMs = performance.now() + delayMs;
+        return lock.run(offset, length, async () => {
+          // One that waited for others meanwhile has waited enough.
+          const leftMs = dueMs - performance.now();
+          if (leftMs > 0) await sleep(leftMs);
+          await this.#carryOut(kind, offset, length, data, fua, mayTrim, by);
+        });
+      }
+    }
     if (lock.size > 0 && lock.overlaps(offset, length)) {
       return lock.run(offset, length, () => this.#carryOut(kind, offset, length, data, fua, mayTrim, by));
     }
     return lock.track(offset, length, this.#carryOut(kind, offset, length, data, fua, mayTrim, by));
+  }
+
+  /** How long a guest's change has to wait: what the hub that is furthest behind asks for. */
+  #delayMs(): number {
+    let delayMs = 0;
+    for (const throttle of this.#throttles) {
+      const each = throttle.delayMs;
+      if (each > 0) throttle.note();
+      if (each > delayMs) delayMs = each;
+    }
+    return delayMs;
   }
 
   #carryOut(

@@ -11,6 +11,7 @@ import {
   MirrorEntry,
   MirrorQueue,
 } from './mirror-queue.ts';
+import { OverflowHold, RESUME_SHARE } from './overflow-hold.ts';
 
 /** Largest range that one failed write can name: its count of sectors has 32 bits. In whole 64 KiB chunks. */
 const MAX_FAILED_BYTES = (2 ** 32 - 128) * SECTOR_BYTES;
@@ -34,15 +35,23 @@ export class MirrorStream {
   readonly #nowUs: () => number;
   readonly #events: MirrorStreamEvents;
   readonly #degraded = new Set<StreamMember>();
+  readonly #hold: OverflowHold;
+  #held: NodeJS.Timeout | undefined;
   #extensions = false;
   #sequence = 0;
   #overflows = 0;
 
-  /** @param nowUs the clock, Unix microseconds */
-  constructor(queueBytes: number, nowUs: () => number, events: MirrorStreamEvents) {
+  /** @param nowUs the clock, Unix microseconds @param hold for how long an overflow keeps the stream off */
+  constructor(
+    queueBytes: number,
+    nowUs: () => number,
+    events: MirrorStreamEvents,
+    hold: OverflowHold = new OverflowHold(),
+  ) {
     this.queue = new MirrorQueue(queueBytes);
     this.#nowUs = nowUs;
     this.#events = events;
+    this.#hold = hold;
   }
 
   /** The newest sequence that was given out; 0: none. It goes on over connections. */
@@ -73,6 +82,8 @@ export class MirrorStream {
   shut(): void {
     this.queue.drop();
     this.#degraded.clear();
+    clearTimeout(this.#held);
+    this.#held = undefined;
   }
 
   /**
@@ -152,9 +163,25 @@ export class MirrorStream {
     if (this.#degraded.delete(member) && this.#degraded.size === 0) this.#events.degraded(false);
   }
 
-  /** To be called when entries were released: takes degraded volumes back once half the queue is free. */
+  /** The agent ends: volumes that fell back are taken back as soon as there is room. */
+  hurry(): void {
+    this.#hold.release();
+    this.#events.wake();
+  }
+
+  /** To be called when entries were released: takes degraded volumes back once there is room, and it is time. */
   recover(): void {
-    if (this.#degraded.size === 0 || this.queue.bytes > this.queue.limitBytes / 2) return;
+    if (this.#degraded.size === 0 || this.queue.bytes > this.queue.limitBytes * RESUME_SHARE) return;
+    const { waitMs } = this.#hold;
+    if (waitMs > 0) {
+      // Nothing may be released until then, so that nobody would ask again.
+      this.#held ??= setTimeout(() => {
+        this.#held = undefined;
+        this.#events.wake();
+      }, waitMs);
+      return;
+    }
+    this.#hold.resumed();
     const members = [...this.#degraded];
     this.#degraded.clear();
     for (const member of members) member.resumeStream();
@@ -187,6 +214,7 @@ export class MirrorStream {
     }
     const isFirst = this.#degraded.size === 0;
     this.#degraded.add(owner);
+    if (isFirst) this.#hold.overflowed();
     this.#events.wake();
     if (isFirst) this.#events.degraded(true);
     return 0;

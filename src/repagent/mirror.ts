@@ -5,10 +5,16 @@ import type { BlockDevice } from '../blockdev/block-device.ts';
 import type { MutationKind } from '../blockdev/mutation.ts';
 import type { RangeLock } from '../blockdev/range-lock.ts';
 import type { Generation } from './dirty-map.ts';
+import type { GuestThrottle } from './guest-throttle.ts';
 import type { RangeWatches } from './range-watch.ts';
 
-/** What one hub's mirror of a disk is told. Nothing of it may throw into a guest's request, or make it wait. */
+/**
+ * What one hub's mirror of a disk is told. Nothing of it may throw into a guest's request, or make it wait but for what
+ * the owner allowed.
+ */
 export interface Mirror {
+  /** How long guests' changes may be delayed, where that was asked for. */
+  readonly throttle: GuestThrottle | undefined;
   /** Before a change of the range is begun. @returns what {@link completed} or {@link failed} wants to have */
   begin(offset: number, length: number): Generation | undefined;
   /** Exact maps only: what a change waits for after {@link begin}, before its data may be written. */

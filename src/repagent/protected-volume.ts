@@ -15,6 +15,7 @@ import type { Ack, Claim, Recorded, StartPairing } from '../repwire/messages.ts'
 import { BitRetirement } from './bit-retirement.ts';
 import { DirtyMap, type Generation } from './dirty-map.ts';
 import type { DirtySidecar } from './dirty-sidecar.ts';
+import { GuestThrottle } from './guest-throttle.ts';
 import type { Mirror, MirroredDisk } from './mirror.ts';
 import type { MirrorStream, StreamMember } from './mirror-stream.ts';
 import type { RangeWatches } from './range-watch.ts';
@@ -39,6 +40,8 @@ export interface ProtectedVolumeOptions {
   readonly disk: MirroredDisk;
   readonly stream: MirrorStream;
   readonly memory?: VolumeMemory | undefined;
+  /** How long a guest's change may be delayed so that the queue doesn't overflow, ms; undefined: not at all. */
+  readonly maxDelayMs?: number | undefined;
   /** The clock by which changes age, Unix microseconds; should only go forward. */
   readonly nowUs: () => number;
   /** Told when the volume has another size than was reported. */
@@ -69,6 +72,7 @@ export class ProtectedVolume implements StreamMember, Mirror {
   #turn = 0;
   readonly #nowUs: () => number;
   readonly resyncs: ResyncLog;
+  readonly throttle: GuestThrottle | undefined;
   /** How the last connection that followed ended. */
   #lost: ResyncCause | undefined;
   /** What guests wrote and the stream does not bring, each time counted; null: nobody counted from the start. */
@@ -89,6 +93,10 @@ export class ProtectedVolume implements StreamMember, Mirror {
     this.#stream = options.stream;
     this.#nowUs = options.nowUs;
     this.resyncs = new ResyncLog((record) => options.onResync?.(this, record));
+    this.throttle =
+      options.maxDelayMs === undefined
+        ? undefined
+        : new GuestThrottle(options.stream.queue, options.maxDelayMs, () => this.#mode === 'on');
     this.#onResized = options.onResized;
     this.#onFault = options.onFault;
     this.#memory = options.memory;

@@ -1,6 +1,13 @@
 // One volume of the agent as `repagent status` shows it.
 import type { VolumeStatus } from '../control/status.ts';
+import type { GuestThrottle } from './guest-throttle.ts';
 import type { ProtectedVolume } from './protected-volume.ts';
+
+function throttleStatus(throttle: GuestThrottle | undefined): NonNullable<VolumeStatus['throttle']> | null {
+  if (!throttle) return null;
+  const { delayMs, maxDelayMs, delayedChanges } = throttle;
+  return { delayMs, maxDelayMs, delayedChanges };
+}
 
 export function volumeStatus(volume: ProtectedVolume, vmName: string): VolumeStatus {
   const { health, map, lastSequence } = volume;
@@ -20,6 +27,7 @@ export function volumeStatus(volume: ProtectedVolume, vmName: string): VolumeSta
     lagMs: lag,
     lagHistory: health.lags.windows,
     resyncs: volume.resyncs.records,
+    throttle: throttleStatus(volume.throttle),
     queueTimeLeftMs: volume.queueTimeLeftMs,
     syncPercent: state === 'protected' ? 100 : percent,
     syncDoneBytes: health.meter.doneBytes,

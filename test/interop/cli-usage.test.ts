@@ -56,6 +56,13 @@ describe('wrong use exits 2 with one line that says what is wrong and what is al
     [['serve', 'disk.img', '--hub', 'http://x'], /is not a hub's address/],
     [['serve', 'disk.img', '--hub', 'h', '--hub', 'x=h:9010'], /h:9010 is there twice; each hub makes one/],
     [['serve', 'disk.img', 'other/disk.img'], /two images are called "disk"/],
+    [['serve', 'disk.img', '--on-hub-lag', 'throttle'], /--on-hub-lag is about replication: add --hub/],
+    [['serve', 'disk.img', '--hub', 'h', '--on-hub-lag', 'wait'], /allowed: degrade, throttle/],
+    [['serve', 'disk.img', '--hub', 'h', '--max-delay', '5ms'], /add --on-hub-lag throttle/],
+    [
+      ['serve', 'disk.img', '--hub', 'h', '--on-hub-lag', 'throttle', '--max-delay', '2s'],
+      /--max-delay: 2s is out of range; allowed is 1ms to 1s/,
+    ],
     [['serve'], /name at least one image/],
     [['serve', '--config', 'missing.yaml'], /can't read missing\.yaml/],
     [

@@ -120,6 +120,7 @@ export class World {
       agentId: this.#agentId,
       logger: silentLogger,
       queueBytes: this.options.queueBytes,
+      overflowHold: { longestMs: 20 },
       pingIntervalMs: 100,
       pingDeadMs: 600,
       reportRetryMs: 50,

@@ -8,7 +8,7 @@ import {
   SECTOR_BYTES,
 } from '../../base/limits.ts';
 import type { LogLevel } from '../../base/log.ts';
-import { parseSize } from '../../base/size.ts';
+import { parseDurationMs, parseSize } from '../../base/size.ts';
 import type { ControlAddress } from '../../control/address.ts';
 import type { SocketPermissions } from '../../nbd/socket-file.ts';
 import type { BandwidthSchedule } from '../../repagent/bandwidth-schedule.ts';
@@ -139,6 +139,18 @@ export const SERVE_OPTIONS = {
     describe: 'memory for changes that wait for each hub; beyond it they are only marked dirty',
     fallback: '64M',
   },
+  'on-hub-lag': {
+    type: 'text',
+    describe:
+      "what happens while that memory fills; degrade: nothing until it is full; throttle: guests' changes are delayed, a bounded time each, and it degrades only if that is not enough",
+    choices: ['degrade', 'throttle'],
+    fallback: 'degrade',
+  },
+  'max-delay': {
+    type: 'text',
+    describe: 'the longest that throttle may delay a change, from 1ms to 1s',
+    fallback: '20ms',
+  },
   'state-dir': {
     type: 'text',
     describe: 'durable records of this agent; no two agents may share it',
@@ -190,6 +202,8 @@ export interface ServeConfig {
   readonly handshakeTimeoutMs: number | undefined;
   readonly idleTimeoutMs: number | undefined;
   readonly queueBytes: number;
+  /** Undefined: guests are never delayed. */
+  readonly maxDelayMs: number | undefined;
   readonly stateDir: string;
   readonly dirtyGranularityBytes: number;
   readonly dirtySync: 'lazy' | 'always';
@@ -244,6 +258,7 @@ export function resolveServe(raw: RawOptions<typeof SERVE_OPTIONS>): ServeConfig
     handshakeTimeoutMs: parsePositiveTimeout(raw['handshake-timeout'], '--handshake-timeout'),
     idleTimeoutMs: parsePositiveTimeout(raw['idle-timeout'], '--idle-timeout'),
     queueBytes: parseQueueBytes(raw['queue-bytes']),
+    maxDelayMs: parseMaxDelay(raw['on-hub-lag'], raw['max-delay'], hubs.length > 0),
     stateDir: agentStateDir(raw['state-dir'], vmName, images[0]!.source),
     dirtyGranularityBytes: parseGranularity(raw['dirty-granularity']),
     dirtySync: raw['dirty-sync'] ?? 'lazy',
@@ -330,6 +345,29 @@ function parseGranularity(text: string | undefined): number {
     throw new UsageError('--dirty-granularity: a power of two from 64K to 16M, such as 256K');
   }
   return bytes;
+}
+
+/** A guest takes a disk for broken that does not answer for many seconds, however seldom that is. */
+const MAX_DELAY_MS = 1000;
+const DEFAULT_MAX_DELAY_MS = 20;
+
+function parseMaxDelay(
+  policy: 'degrade' | 'throttle' | undefined,
+  text: string | undefined,
+  hasHub: boolean,
+): number | undefined {
+  if (policy !== undefined && !hasHub) {
+    throw new UsageError('--on-hub-lag is about replication: add --hub HOST[:PORT]');
+  }
+  if (policy !== 'throttle') {
+    if (text === undefined) return undefined;
+    throw new UsageError('--max-delay is how long a change may be delayed: add --on-hub-lag throttle');
+  }
+  if (text === undefined) return DEFAULT_MAX_DELAY_MS;
+  const delayMs = parseDurationMs(text, '--max-delay');
+  if (delayMs < 1 || delayMs > MAX_DELAY_MS)
+    throw new UsageError(`--max-delay: ${text} is out of range; allowed is 1ms to 1s`);
+  return delayMs;
 }
 
 function parseQueueBytes(text: string | undefined): number {

@@ -60,7 +60,7 @@ export async function createReplication(
       tls: hubTls && files && { credentials: files.current, serverName: hubTls.serverName ?? hub.host },
       logger: hubs.length > 1 ? logger.child({ hubName: hub.name }) : logger,
     })),
-    { vmName, agentId: state.agentId, queueBytes, bandwidth },
+    { vmName, agentId: state.agentId, queueBytes, maxDelayMs: config.maxDelayMs, bandwidth },
   );
   return {
     protect: (name, below, imagePath) =>

@@ -112,6 +112,7 @@ export function statusLine(volume: VolumeStatus): string {
     `state=${printable(volume.state)}`,
     ...(volume.paused ? [`paused=${durationText(volume.paused.forMs)}`] : []),
     ...(volume.readOnly ? ['read-only'] : []),
+    ...(volume.throttle?.delayMs ? [`throttled=${durationText(volume.throttle.delayMs)}`] : []),
     `sync=${percent === undefined ? '-' : percentText(percent)}`,
     `rate=${syncRateText(volume)}`,
     `left=${timeLeftText(volume)}`,
@@ -169,7 +170,9 @@ function widthOf(column: Column, volumes: readonly VolumeStatus[], look: Look): 
 
 function stateText(volume: VolumeStatus): string {
   const access = volume.paused ? ', paused' : '';
-  return `${printable(volume.state)}${access}${volume.readOnly ? ', read-only' : ''}`;
+  const delayMs = volume.throttle?.delayMs ?? 0;
+  const throttled = delayMs > 0 ? `, throttled ${durationText(delayMs)}` : '';
+  return `${printable(volume.state)}${throttled}${access}${volume.readOnly ? ', read-only' : ''}`;
 }
 
 function syncCell(volume: VolumeStatus, look: Look): string {

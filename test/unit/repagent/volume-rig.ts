@@ -19,7 +19,12 @@ export class VolumeRig {
   nowUs = 1000;
 
   /** @param filter the disk of another rig, for one more hub of it */
-  constructor(below: BlockDevice, queueBytes = 1024 * 1024, filter = new MirrorFilter(below)) {
+  constructor(
+    below: BlockDevice,
+    queueBytes = 1024 * 1024,
+    filter = new MirrorFilter(below),
+    maxDelayMs?: number,
+  ) {
     this.stream = new MirrorStream(queueBytes, () => this.nowUs, {
       wake: () => this.sender?.wake(),
       lost: () => {
@@ -35,6 +40,7 @@ export class VolumeRig {
       disk: this.filter,
       stream: this.stream,
       nowUs: () => this.nowUs,
+      maxDelayMs,
       onResized: () => this.disconnect(),
       onFault: (_volume, error) => {
         this.faults.push(error);
