@@ -2,6 +2,7 @@
 
 import type { LagWindows } from '../base/lag-history.ts';
 import type { ResyncRecord } from '../base/resync-log.ts';
+import type { NotedError } from '../base/sticky-error.ts';
 
 /**
  * The states of a volume's protection, in the order in which a volume usually meets them.
@@ -18,6 +19,22 @@ export const VOLUME_STATES = [
   'failed',
 ] as const;
 export type VolumeState = (typeof VOLUME_STATES)[number];
+
+/** What became of a verification. */
+export interface VerificationStatus {
+  readonly by: 'schedule' | 'request';
+  /** ISO 8601. */
+  readonly startedAt: string;
+  readonly durationMs: number;
+  readonly outcome: 'equal' | 'differs' | 'failed';
+  readonly comparedBytes: number;
+  /** All that differs, and the first ranges of it. */
+  readonly differingBytes: number;
+  readonly differing: readonly { readonly offset: number; readonly length: number }[];
+  /** What was done about it: it was read anew from the agent, or only told. */
+  readonly action: 'none' | 'resync' | 'report';
+  readonly error: string | null;
+}
 
 export interface VolumeStatus {
   readonly name: string;
@@ -56,6 +73,11 @@ export interface VolumeStatus {
   readonly syncBytesPerSecond: number | null;
   readonly syncTimeLeftMs: number | null;
   readonly lastError: string | null;
+  /** The first error since the process began, which no recovery and no later one hides. */
+  readonly firstError?: NotedError | null;
+  /** The last verification since the hub was started, and when the replica was last compared in full. Told by hubs. */
+  readonly verification?: VerificationStatus | null;
+  readonly verifiedAt?: string | null;
   /** Since when its clients' requests wait, until when, and how many do; null while they don't. Told by agents. */
   readonly paused?: { readonly forMs: number; readonly leftMs: number; readonly waitingCalls: number } | null;
   /** Whether clients may change it. Told by agents. */
@@ -96,6 +118,8 @@ export interface LinkStatus {
   readonly hub: string;
   readonly state: string;
   readonly lastError: string | null;
+  /** The first since the process began. */
+  readonly firstError?: NotedError | null;
   readonly traffic?: LinkTraffic;
 }
 

@@ -12,6 +12,7 @@ import {
 import type { Logger } from '../base/log.ts';
 import type { ResyncReason } from '../base/resync-reason.ts';
 import { steadyUs } from '../base/steady-clock.ts';
+import type { NotedError } from '../base/sticky-error.ts';
 import type { BlockDevice } from '../blockdev/block-device.ts';
 import type { LinkTraffic, VerifyProgress, VerifyResult, VolumeStatus } from '../control/status.ts';
 import { FEATURE_PAIRING } from '../repwire/constants.ts';
@@ -77,6 +78,7 @@ export interface AgentStatus {
     readonly hub: string;
     readonly state: LinkState;
     readonly lastError: string | null;
+    readonly firstError: NotedError | null;
     readonly traffic: LinkTraffic;
   };
   readonly volumes: VolumeStatus[];
@@ -213,9 +215,10 @@ export class Agent {
 
   status(): AgentStatus {
     const { hubHost, hubPort, vmName } = this.#options;
-    const { state, lastError } = this.#link;
+    const { state, lastError, errors } = this.#link;
+    const firstError = errors.first;
     return {
-      link: { hub: `${hubHost}:${hubPort}`, state, lastError, traffic: this.#limiter.traffic },
+      link: { hub: `${hubHost}:${hubPort}`, state, lastError, firstError, traffic: this.#limiter.traffic },
       volumes: [...this.#volumes.values()].map((volume) => volumeStatus(volume, vmName)),
     };
   }

@@ -3,6 +3,7 @@
 import { connect, type Socket } from 'node:net';
 import { errorMessage } from '../base/errors.ts';
 import type { Logger } from '../base/log.ts';
+import { StickyError } from '../base/sticky-error.ts';
 import { connectTls } from '../transport/tls-client.ts';
 import type { ClientCredentials } from '../transport/tls-credentials.ts';
 import type { HubSession } from './hub-session.ts';
@@ -58,6 +59,7 @@ export interface HubLinkOptions {
 }
 
 export class HubLink {
+  readonly errors = new StickyError();
   readonly #options: HubLinkOptions;
   #state: LinkState = 'idle';
   #session: HubSession | undefined;
@@ -208,6 +210,7 @@ export class HubLink {
     // Only what is new is worth a line: a hub that is away is away at every attempt.
     const level = text === this.#lastError ? 'debug' : 'warn';
     this.#lastError = text;
+    this.errors.note(text);
     logger[level]({ retryInMs: Math.round(delayMs) }, text);
     this.#retry = setTimeout(() => this.#dial(), delayMs);
   }

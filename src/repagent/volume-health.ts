@@ -1,6 +1,7 @@
 // What the agent can say of one volume's protection: what the hub tells, what went wrong, how the sync moves on.
 // It must never say more than is known: "protected" only while a hub says so.
 import { LagHistory } from '../base/lag-history.ts';
+import { StickyError } from '../base/sticky-error.ts';
 import type { VolumeState } from '../control/status.ts';
 import type { AckState } from '../repwire/constants.ts';
 import type { Ack } from '../repwire/messages.ts';
@@ -15,6 +16,7 @@ export class VolumeHealth {
   /** How fast the queue empties. */
   readonly queueMeter = new SyncMeter();
   readonly lags = new LagHistory();
+  readonly errors = new StickyError();
   /** Newest sequence that the hub said is durable. */
   ackedSequence = 0;
   #hubState: AckState | undefined;
@@ -85,7 +87,8 @@ export class VolumeHealth {
     this.#hubState = isStale ? (this.#wasInSync ? 'resync' : 'initial-sync') : ack.state;
     if (ack.state === 'failed') {
       this.#failed = true;
-      this.#lastError ??= 'the hub says that replication of this volume failed; its log says why';
+      if (this.#lastError === undefined)
+        this.fail('the hub says that replication of this volume failed; its log says why');
       return;
     }
     this.#failed = false;
@@ -97,12 +100,13 @@ export class VolumeHealth {
   /** The hub refuses the volume. */
   refused(text: string): void {
     this.#failed = true;
-    this.#lastError = text;
+    this.fail(text);
   }
 
   /** Something went wrong here. */
   fail(text: string): void {
     this.#lastError = text;
+    this.errors.note(text);
   }
 }
 

@@ -35,5 +35,6 @@ export function volumeStatus(volume: ProtectedVolume, vmName: string): VolumeSta
     syncBytesPerSecond: isSyncing ? bytesPerSecond : null,
     syncTimeLeftMs: isSyncing ? timeLeftMs : null,
     lastError: health.lastError,
+    firstError: health.errors.first,
   };
 }

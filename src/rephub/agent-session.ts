@@ -3,7 +3,7 @@
 // memory bounded. Nothing that arrives after the session's end may reach a replica.
 import type { Socket } from 'node:net';
 import { AssertionError, unreachable } from '../base/assert.ts';
-import { errorCode, errorMessage, OperationError } from '../base/errors.ts';
+import { OperationError } from '../base/errors.ts';
 import type { Logger } from '../base/log.ts';
 import type { MaybePromise } from '../base/maybe.ts';
 import { steadyUs } from '../base/steady-clock.ts';
@@ -22,13 +22,14 @@ import type {
 import { SocketLink } from '../transport/socket-link.ts';
 import { WireError } from '../wire/struct.ts';
 import type { ProvenAgent } from './agent-gate.ts';
-import { HashExchange } from './hash-exchange.ts';
+import { HashExchange, type VerifyHow } from './hash-exchange.ts';
 import { Heartbeat } from './heartbeat.ts';
 import type { HubIdentity } from './hub-id.ts';
 import type { HubTuning } from './hub-tuning.ts';
 import { ReadPump } from './read-pump.ts';
 import type { Replica } from './replica.ts';
 import type { AgentIdentity, ReplicaLink } from './replica-link.ts';
+import { describeEnd, rethrow } from './session-end.ts';
 import { SESSION_PHASES, type SessionPhase } from './session-phases.ts';
 import type { SessionVolume } from './session-volume.ts';
 import { StreamIntake } from './stream-intake.ts';
@@ -188,7 +189,11 @@ export class AgentSession implements ReplicaLink {
   }
 
   /** @throws OperationError when it can't be done now, or not finished */
-  async verify(replica: Replica, onProgress: (progress: VerifyProgress) => void): Promise<VerifyResult> {
+  async verify(
+    replica: Replica,
+    onProgress: (progress: VerifyProgress) => void,
+    how?: VerifyHow,
+  ): Promise<VerifyResult> {
     const volume = this.#byReplica.get(replica);
     if (!volume || this.#isOver) throw new OperationError(`${replica.volumeName} has no agent`);
     if (!this.agent) {
@@ -196,7 +201,7 @@ export class AgentSession implements ReplicaLink {
         hint: 'compare the images offline, with cmp or qemu-img compare',
       });
     }
-    return this.#hashes.verify(volume, onProgress);
+    return this.#hashes.verify(volume, onProgress, how);
   }
 
   /** Ends the connection now, for good. Idempotent. */
@@ -433,15 +438,4 @@ export class AgentSession implements ReplicaLink {
       this.end(new Error(`the agent leaves more than ${maxUnsentBytes} bytes unread`));
     }
   }
-}
-
-function describeEnd(reason: Error | undefined): string {
-  if (!reason) return 'the agent ended the connection without saying goodbye';
-  if (reason instanceof WireError) return `the agent broke the protocol: ${reason.message}`;
-  if (errorCode(reason) !== undefined) return `the connection to the agent was lost: ${reason.message}`;
-  return errorMessage(reason);
-}
-
-function rethrow(error: Error): never {
-  throw error;
 }

@@ -11,6 +11,18 @@ import { RequestTable } from './request-table.ts';
 import type { SessionVolume } from './session-volume.ts';
 import { Verification } from './verification.ts';
 
+/** Why a replica is compared, and what is done about what differs. */
+export interface VerifyHow {
+  readonly by: 'schedule' | 'request';
+  /** undefined: as fast as the agent answers. */
+  readonly bytesPerSecond?: number | undefined;
+  /** resync: what differs is read anew from the agent. report: it is only told. */
+  readonly onDifference: 'resync' | 'report';
+}
+
+/** Somebody asked: what differs is for them to judge. */
+export const ASKED: VerifyHow = { by: 'request', onDifference: 'report' };
+
 /** Whoever wants to know a digest. */
 interface HashAsker {
   answered(range: DiskRange, digest: Buffer): MaybePromise<void>;
@@ -42,7 +54,11 @@ export class HashExchange {
    * Compares a whole volume.
    * @throws OperationError when it can't be done now, or not finished
    */
-  async verify(volume: SessionVolume, onProgress: (progress: VerifyProgress) => void): Promise<VerifyResult> {
+  async verify(
+    volume: SessionVolume,
+    onProgress: (progress: VerifyProgress) => void,
+    how: VerifyHow = ASKED,
+  ): Promise<VerifyResult> {
     const { replica } = volume;
     if (volume.verification) throw new OperationError(`${volume.name} is being verified already`);
     if (replica.state !== 'protected') {
@@ -53,14 +69,25 @@ export class HashExchange {
     const verification: Verification = new Verification({
       replica,
       tuning: this.#tuning,
+      bytesPerSecond: how.bytesPerSecond,
       ask: (range) => this.#ask(this.#hashes.add({ volume, asker: verification, range }), volume, range),
       onProgress,
     });
     volume.verification = verification;
     this.#running.add(verification);
+    const note = replica.history.verifications.begin(how);
     verification.start();
     try {
-      return await verification.result;
+      const result = await verification.result;
+      const isRepaired = how.onDifference === 'resync' && result.differing.length > 0;
+      note.ended(result, verification.differences());
+      // What is repaired stays due: it must be found equal, also if the hub ends before it is.
+      if (isRepaired) replica.repair(verification.differences());
+      else replica.memory.verified();
+      return result;
+    } catch (error) {
+      note.failed(error);
+      throw error;
     } finally {
       volume.verification = undefined;
       this.#running.delete(verification);

@@ -10,6 +10,7 @@ import type { VerifyProgress, VerifyResult, VolumeStatus } from '../control/stat
 import { AgentGate, type HubTls, type ProvenAgent } from './agent-gate.ts';
 import { AgentSession, type SessionHost } from './agent-session.ts';
 import { Catalog, type ReplicaPlace } from './catalog.ts';
+import type { VerifyHow } from './hash-exchange.ts';
 import { type HubIdentity, loadHubIdentity } from './hub-id.ts';
 import { DEFAULT_PING_INTERVAL_MS, DEFAULT_TUNING, type HubTuning, MAX_SESSIONS } from './hub-tuning.ts';
 import { fileImages, type ImageOpener } from './image-opener.ts';
@@ -17,6 +18,7 @@ import { Replica } from './replica.ts';
 import { isSameLife } from './replica-link.ts';
 import { ReplicaMemory, type Resolution } from './replica-memory.ts';
 import { replicaStatus } from './replica-status.ts';
+import { VerifySchedule } from './verify-schedule.ts';
 
 export interface HubOptions {
   /** Where agents dial; port 0 takes any. */
@@ -32,6 +34,8 @@ export interface HubOptions {
   readonly logger: Logger;
   /** Demand TLS of agents, with proof on both sides. Without it everything is sent in the clear. */
   readonly tls?: HubTls | undefined;
+  /** Verify every replica so often, and what to do about differences; undefined: only when asked to. */
+  readonly verify?: (Omit<VerifyHow, 'by'> & { readonly everyMs: number }) | undefined;
   /** Milliseconds. */
   readonly pingIntervalMs?: number | undefined;
   /** For tests: other times and sizes, other places for images and records, another network than TCP. */
@@ -99,6 +103,7 @@ class RunningHub implements Hub, SessionHost {
   readonly #sessions = new Set<AgentSession>();
   readonly #replicas = new Map<string, Replica>();
   readonly #completed = deferred<void>();
+  readonly #schedule: VerifySchedule<Replica> | undefined;
   #address: { readonly host: string; readonly port: number };
   #closing: Promise<void> | undefined;
 
@@ -113,6 +118,17 @@ class RunningHub implements Hub, SessionHost {
     this.#catalog = catalog;
     const listener = options.createServer ?? listenPaused;
     this.#server = listener((socket) => this.#accept(socket));
+    const { verify } = options;
+    this.#schedule =
+      verify &&
+      new VerifySchedule({
+        everyMs: verify.everyMs,
+        replicas: () => this.#replicas.values(),
+        verify: async (replica) => {
+          await this.#verify(replica, () => {}, { by: 'schedule', ...verify });
+        },
+        logger: options.logger,
+      });
     this.#gate =
       options.tls &&
       new AgentGate({
@@ -161,14 +177,7 @@ class RunningHub implements Hub, SessionHost {
   }
 
   async verify(volumeName: string, onProgress: (progress: VerifyProgress) => void): Promise<VerifyResult> {
-    const replica = this.#find(volumeName);
-    const session = [...this.#sessions].find((one) => one === replica.link);
-    if (!session) {
-      throw new OperationError(`${volumeName} can't be verified: no agent replicates it now`, {
-        hint: 'start the agent, then: repagent wait --state protected',
-      });
-    }
-    return session.verify(replica, onProgress);
+    return this.#verify(this.#find(volumeName), onProgress);
   }
 
   async resolve(volumeName: string, use: Resolution, agentId?: string): Promise<string> {
@@ -186,6 +195,20 @@ class RunningHub implements Hub, SessionHost {
   close(): Promise<void> {
     this.#closing ??= this.#close();
     return this.#closing;
+  }
+
+  async #verify(
+    replica: Replica,
+    onProgress: (progress: VerifyProgress) => void,
+    how?: VerifyHow,
+  ): Promise<VerifyResult> {
+    const session = [...this.#sessions].find((one) => one === replica.link);
+    if (!session) {
+      throw new OperationError(`${replica.volumeName} can't be verified: no agent replicates it now`, {
+        hint: 'start the agent, then: repagent wait --state protected',
+      });
+    }
+    return session.verify(replica, onProgress, how);
   }
 
   replicaFor(vmName: string, volumeName: string): Replica | undefined {
@@ -269,6 +292,7 @@ class RunningHub implements Hub, SessionHost {
 
   async #close(): Promise<void> {
     const stopper = new Stopper();
+    this.#schedule?.close();
     for (const replica of this.#replicas.values()) {
       stopper.add(`replica of ${replica.volumeName}`, () => replica.close());
     }

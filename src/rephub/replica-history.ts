@@ -5,11 +5,13 @@ import type { Logger } from '../base/log.ts';
 import { ResyncLog } from '../base/resync-log.ts';
 import type { ResyncCause } from '../base/resync-reason.ts';
 import { steadyUs } from '../base/steady-clock.ts';
+import { StickyError } from '../base/sticky-error.ts';
 import type { VolumeState } from '../control/status.ts';
 import type { Dirty } from '../repwire/messages.ts';
 import type { ReplicaLink } from './replica-link.ts';
 import type { Beginning } from './replica-memory.ts';
 import { isSyncing, type ReplicaEvent } from './replica-states.ts';
+import { VerifyHistory } from './verify-history.ts';
 
 /** A replica, as far as its lag goes. */
 export interface Lagging {
@@ -22,15 +24,17 @@ export interface Lagging {
 export class ReplicaHistory {
   readonly lags = new LagHistory();
   readonly resyncs: ResyncLog;
+  readonly verifications: VerifyHistory;
+  readonly errors = new StickyError();
   /** Why the next resync will be. */
   #cause: ResyncCause | undefined;
   #changedBytes: number | null = null;
   #lastEnd: string | null = null;
 
-  constructor(logger: Logger, volumeName: () => object) {
-    this.resyncs = new ResyncLog((record) =>
-      logger.info({ ...volumeName(), ...record }, 'a resync has ended'),
-    );
+  /** @param about names the replica in the log */
+  constructor(logger: Logger, about: () => object) {
+    this.verifications = new VerifyHistory(logger, about);
+    this.resyncs = new ResyncLog((record) => logger.info({ ...about(), ...record }, 'a resync has ended'));
   }
 
   /** To be called before everything that changes the lag or the state. @returns the lag, ms; null: unknown */

@@ -112,6 +112,7 @@ export class ReplicaMemory {
       previousGeneration: claim?.generation ?? 0,
       isConfirmed: false,
       isComplete: before?.isComplete === true && verdict.kind === 'recall',
+      verifiedAtMs: verdict.kind === 'new' ? 0 : (before?.verifiedAtMs ?? 0),
     }));
     this.#isWatched = true;
     this.#follow ??= setInterval(() => void this.#followImage(), FOLLOW_MS).unref();
@@ -128,6 +129,17 @@ export class ReplicaMemory {
   confirmed(): void {
     const record = this.#current;
     if (record && !record.isConfirmed) void this.#tryUpdate((now) => ({ ...now, isConfirmed: true }));
+  }
+
+  /** When a verification of all of it had ended, Unix milliseconds; 0: never. */
+  get verifiedAtMs(): number {
+    return this.#current?.verifiedAtMs ?? 0;
+  }
+
+  /** A verification of all of it has ended, and nothing is left to be repaired. */
+  verified(): void {
+    const verifiedAtMs = Date.now();
+    if (this.#current) void this.#tryUpdate((now) => ({ ...now, verifiedAtMs }));
   }
 
   /** Everything up to `sequence` of the present attachment is durable, and the replica complete there. */

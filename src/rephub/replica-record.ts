@@ -38,6 +38,8 @@ export interface ReplicaRecord {
   readonly isClean: boolean;
   /** Unix milliseconds. */
   readonly writtenAtMs: number;
+  /** When a verification of all of it had ended, Unix milliseconds; 0 or nothing: never. */
+  readonly verifiedAtMs?: number;
   /** An operator chose the agent: nobody else may begin. */
   readonly isChosen: boolean;
   /** An operator chose to keep the replica as it is. */

@@ -27,6 +27,9 @@ export function replicaStatus(replica: Replica): VolumeStatus {
     syncBytesPerSecond: rate === null ? null : Math.round(rate),
     syncTimeLeftMs: syncing ? roundOrNull(replica.meter.timeLeftMs(remaining, now)) : null,
     lastError: replica.lastError,
+    firstError: replica.history.errors.first,
+    verification: replica.history.verifications.last,
+    verifiedAt: replica.verifiedAtMs === 0 ? null : new Date(replica.verifiedAtMs).toISOString(),
   };
 }
 

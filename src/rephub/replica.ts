@@ -5,7 +5,7 @@ import { assert } from '../base/assert.ts';
 import { errorMessage } from '../base/errors.ts';
 import { andThen, type MaybePromise } from '../base/maybe.ts';
 import type { VolumeState } from '../control/status.ts';
-import type { Dirty } from '../repwire/messages.ts';
+import type { Dirty, DiskRange } from '../repwire/messages.ts';
 import { CommitLedger } from './commit-ledger.ts';
 import { ReplicaContent } from './replica-content.ts';
 import { ReplicaHistory } from './replica-history.ts';
@@ -284,6 +284,22 @@ export class Replica {
     if (this.receivedSequence > this.#ackedSequence) this.#content.requestCommit();
   }
 
+  /** A verification found ranges that differ: they are read anew. */
+  repair(ranges: Iterable<DiskRange>): void {
+    this.history.because({ reason: 'verification', detail: null });
+    for (const { offset, length } of ranges) this.engine.markUnread(offset, length);
+    this.#react();
+  }
+
+  /** Whether it may be verified, and when that was done last, Unix milliseconds; 0: never. */
+  get isProtected(): boolean {
+    return this.#link?.agent != null && this.#state === 'protected';
+  }
+
+  get verifiedAtMs(): number {
+    return this.memory.verifiedAtMs;
+  }
+
   /** Whether the range equals the agent's disk at the stream's position, so that digests can be compared. */
   isComparable(offset: number, length: number): boolean {
     return this.#state === 'protected' && this.#content.isIdle && !this.engine.isUnread(offset, length);
@@ -425,6 +441,7 @@ export class Replica {
     this.#state = nextState(before, event);
     this.history.followed(event, this.#state, this.lastError);
     if (error !== undefined) this.lastError = error;
+    if (error) this.history.errors.note(error);
     if (this.#state !== before) logChange(this.#options.logger, this, before, error);
     this.#link?.tell(this);
   }

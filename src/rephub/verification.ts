@@ -6,6 +6,7 @@ import { OperationError } from '../base/errors.ts';
 import { deferred } from '../base/lifecycle.ts';
 import type { MaybePromise } from '../base/maybe.ts';
 import { formatBytes, formatDuration } from '../base/size.ts';
+import { TokenBucket } from '../base/token-bucket.ts';
 import type { VerifyProgress, VerifyResult } from '../control/status.ts';
 import { MAX_EXTENTS_PER_FRAME } from '../repwire/constants.ts';
 import type { DiskRange } from '../repwire/messages.ts';
@@ -22,6 +23,8 @@ export interface Comparable {
 export interface VerificationOptions {
   readonly replica: Comparable;
   readonly tuning: VerifyTuning;
+  /** Bytes of the volume that are read a second at most; undefined: as fast as the agent answers. */
+  readonly bytesPerSecond?: number | undefined;
   /** Asks the agent for the digest of a range; the answer comes to `answered` or `busy`. */
   readonly ask: (range: DiskRange) => void;
   readonly onProgress: (progress: VerifyProgress) => void;
@@ -38,11 +41,16 @@ export class Verification {
   #asked = 0;
   #comparedBytes = 0;
   #progressAtMs = performance.now();
+  readonly #pace: TokenBucket | undefined;
   #timer: NodeJS.Timeout | undefined;
+  #paceTimer: NodeJS.Timeout | undefined;
   #over = false;
 
   constructor(options: VerificationOptions) {
     this.#options = options;
+    const { bytesPerSecond } = options;
+    this.#pace =
+      bytesPerSecond === undefined ? undefined : new TokenBucket(bytesPerSecond, 0, performance.now());
     this.#differing = new Bitmap(Math.ceil(options.replica.sizeBytes / options.tuning.minRangeBytes));
   }
 
@@ -104,6 +112,7 @@ export class Verification {
     if (this.#over) return;
     this.#over = true;
     clearTimeout(this.#timer);
+    clearTimeout(this.#paceTimer);
     this.#result.reject(error);
   }
 
@@ -156,14 +165,38 @@ export class Verification {
   #askOn(): void {
     const { replica, tuning, ask } = this.#options;
     while (!this.#over && this.#asked < tuning.window) {
+      if (this.#mustWait()) return;
       const range = this.#takeRange(replica.sizeBytes, tuning.rangeBytes);
       if (!range) break;
+      this.#pace?.take(range.length);
       this.#asked += 1;
       ask(range);
     }
     if (this.#over || this.#asked > 0) return;
     if (this.#later.length > 0) this.#askLater();
     else this.#finish();
+  }
+
+  /** Whether there is something to ask for and it is not time yet. */
+  #mustWait(): boolean {
+    const isMore = this.#next.length > 0 || this.#cursor < this.#options.replica.sizeBytes;
+    const waitMs = isMore ? (this.#pace?.waitMs(performance.now()) ?? 0) : 0;
+    if (waitMs === 0) return false;
+    this.#paceTimer ??= setTimeout(() => {
+      this.#paceTimer = undefined;
+      this.#askOn();
+    }, waitMs);
+    return true;
+  }
+
+  /** What differs, all of it, once the result is there; in units of the smallest range. */
+  *differences(): Generator<DiskRange> {
+    const { replica, tuning } = this.#options;
+    for (const run of this.#differing.runs()) {
+      const offset = run.start * tuning.minRangeBytes;
+      const end = Math.min(run.end * tuning.minRangeBytes, replica.sizeBytes);
+      yield { offset, length: end - offset };
+    }
   }
 
   #takeRange(sizeBytes: number, rangeBytes: number): DiskRange | undefined {
@@ -197,13 +230,11 @@ export class Verification {
 
   #finish(): void {
     this.#over = true;
-    const { replica, tuning } = this.#options;
+    const { replica } = this.#options;
     const differing: DiskRange[] = [];
-    for (const run of this.#differing.runs()) {
+    for (const range of this.differences()) {
       if (differing.length === MAX_EXTENTS_PER_FRAME) break;
-      const offset = run.start * tuning.minRangeBytes;
-      const end = Math.min(run.end * tuning.minRangeBytes, replica.sizeBytes);
-      differing.push({ offset, length: end - offset });
+      differing.push(range);
     }
     this.#result.resolve({
       volume: replica.volumeName,

@@ -1,7 +1,9 @@
 // `repagent hub`: its options and what they mean. The body is in run/hub.ts.
 import { resolve } from 'node:path';
 import { UsageError } from '../../base/errors.ts';
+import { KiB, MiB } from '../../base/limits.ts';
 import type { LogLevel } from '../../base/log.ts';
+import { parseSize } from '../../base/size.ts';
 import type { ControlAddress } from '../../control/address.ts';
 import { defineCommand } from '../command.ts';
 import type { OptionTable, RawOptions } from '../option-table.ts';
@@ -13,7 +15,7 @@ import {
   parseHostPort,
 } from '../parse-address.ts';
 import { type NamedSource, parsePairs } from '../parse-image.ts';
-import { hubStateDir } from '../parse-values.ts';
+import { hubStateDir, parsePositiveTimeout } from '../parse-values.ts';
 import { insecureOption, listenControlOption, logLevelOption } from './shared-options.ts';
 
 export const HUB_OPTIONS = {
@@ -29,6 +31,23 @@ export const HUB_OPTIONS = {
     type: 'text',
     describe: 'durable records of this hub',
     fallback: "repagent/hub in the user's state folder",
+  },
+  'verify-every': {
+    type: 'text',
+    describe: 'compare each replica with its volume so often, while both are in use: 24h, 168h',
+    fallback: 'only when asked to',
+  },
+  'verify-rate': {
+    type: 'text',
+    describe: 'bytes a second that such a comparison reads of a volume at most',
+    fallback: '32M',
+  },
+  'on-difference': {
+    type: 'text',
+    describe:
+      'what is done about ranges that differ: resync: read them anew from the agent; report: only tell',
+    choices: ['resync', 'report'],
+    fallback: 'resync',
   },
   'tls-dir': {
     type: 'text',
@@ -56,6 +75,14 @@ export interface HubConfig {
   /** Absolute; undefined: no TLS. */
   readonly tlsDir: string | undefined;
   readonly tlsAnyName: boolean;
+  /** Undefined: only when asked to. */
+  readonly verify:
+    | {
+        readonly everyMs: number;
+        readonly bytesPerSecond: number;
+        readonly onDifference: 'resync' | 'report';
+      }
+    | undefined;
   readonly control: ControlAddress | undefined;
   readonly once: boolean;
   readonly logLevel: LogLevel;
@@ -84,10 +111,32 @@ export function resolveHub(raw: RawOptions<typeof HUB_OPTIONS>): HubConfig {
     stateDir: hubStateDir(raw['state-dir']),
     tlsDir: tlsDir === undefined ? undefined : resolve(tlsDir),
     tlsAnyName,
+    verify: parseVerify(raw),
     control: raw.control === undefined ? undefined : parseControl(raw.control),
     once: raw.once ?? false,
     logLevel: raw['log-level'] ?? 'info',
   };
+}
+
+const DEFAULT_VERIFY_RATE = 32 * MiB;
+
+/** At less, one range of 256 KiB would take longer than four seconds. */
+const MIN_VERIFY_RATE = 64 * KiB;
+
+function parseVerify(raw: RawOptions<typeof HUB_OPTIONS>): HubConfig['verify'] {
+  const everyMs = parsePositiveTimeout(raw['verify-every'], '--verify-every');
+  const rate = raw['verify-rate'];
+  const onDifference = raw['on-difference'];
+  if (everyMs === undefined) {
+    if (rate === undefined && onDifference === undefined) return undefined;
+    const option = rate === undefined ? '--on-difference' : '--verify-rate';
+    throw new UsageError(`${option} is about scheduled verifications: add --verify-every DURATION`);
+  }
+  const bytesPerSecond = rate === undefined ? DEFAULT_VERIFY_RATE : parseSize(rate, '--verify-rate');
+  if (bytesPerSecond < MIN_VERIFY_RATE) {
+    throw new UsageError(`--verify-rate: ${rate} is less than the least, 64K a second`);
+  }
+  return { everyMs, bytesPerSecond, onDifference: onDifference ?? 'resync' };
 }
 
 export const hubCommand = defineCommand({
@@ -104,6 +153,10 @@ export const hubCommand = defineCommand({
     [
       'hub disk=replica.img --listen 0.0.0.0:9010 --insecure',
       'for agents on other machines, in a trusted network',
+    ],
+    [
+      'hub --store /srv/replicas --verify-every 168h --on-difference report',
+      'compares every replica once a week, and only tells what differs',
     ],
     ['hub disk=replica.img --once', 'for scripts: ends when the agent has shut down after a full copy'],
   ],

@@ -49,6 +49,7 @@ async function listen(config: HubConfig, logger: Logger, reloads: ReloadWatch): 
       pairs: new Map(config.pairs.map(({ name, source }) => [name, source])),
       ...(storeDir === undefined ? {} : { storeDir }),
       stateDir,
+      verify: config.verify,
       ...(files && { tls: { credentials: files.current, anyName: tlsAnyName } }),
       logger,
     });

@@ -2,7 +2,7 @@
 import type { LagFigures } from '../../base/lag-history.ts';
 import type { ResyncRecord } from '../../base/resync-log.ts';
 import { formatBytes, formatDuration } from '../../base/size.ts';
-import type { LinkTraffic, VolumeStatus } from '../../control/status.ts';
+import type { LinkTraffic, VerificationStatus, VolumeStatus } from '../../control/status.ts';
 
 const UNKNOWN = 'unknown';
 const NOT_NOW = '-';
@@ -62,6 +62,19 @@ export function resyncText(resync: ResyncRecord): string {
   ];
   const how = outcome === 'running' ? 'for' : `${outcome} in`;
   return `${why}${detail === null ? '' : ` (${detail})`}, ${startedAt}, ${how} ${formatDuration(durationMs)}, ${what.join(', ')}`;
+}
+
+/** One line of what became of the last verification. */
+export function verificationText(verification: VerificationStatus): string {
+  const { outcome, startedAt, durationMs, comparedBytes, differingBytes, differing, action, error } =
+    verification;
+  const when = `${startedAt}, in ${formatDuration(durationMs)}`;
+  if (outcome === 'failed') return `could not be finished: ${error}, ${when}`;
+  if (outcome === 'equal') return `${formatBytes(comparedBytes)} equal, ${when}`;
+  const where = differing.slice(0, 3).map(({ offset, length }) => `${offset}+${length}`);
+  const more = where.length < differing.length ? ', ...' : '';
+  const done = action === 'resync' ? 'read anew' : 'only told';
+  return `${formatBytes(differingBytes)} differed, ${done}, at ${where.join(', ')}${more}, ${when}`;
 }
 
 /** `3ms/12ms/40ms`: half of the time, all but a hundredth of it, and all of it the lag was no longer. */

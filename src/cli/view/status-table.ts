@@ -11,6 +11,7 @@ import {
   syncRateText,
   timeLeftText,
   trafficText,
+  verificationText,
 } from './figures.ts';
 import { bar, type Color, type Look, paint, printable, shorten } from './terminal.ts';
 
@@ -78,18 +79,30 @@ export function statusTable(status: ProcessStatus, look: Look): string[] {
       return column.title === 'STATE' ? paint(text, STATE_COLORS[volume.state] ?? 'dim', look) : text;
     });
     lines.push(cells.join(GAP).trimEnd());
-    const resync = volume.resyncs?.[0];
-    if (resync) {
-      const text = `  ${resync.outcome === 'running' ? 'resync' : 'last resync'}: ${printable(resyncText(resync))}`;
-      lines.push(paint(shorten(text, look.columns, look), 'dim', look));
-    }
-    if (volume.lastError) {
-      lines.push(
-        paint(shorten(`  last error: ${printable(volume.lastError)}`, look.columns, look), 'red', look),
-      );
-    }
+    lines.push(...noteLines(volume, look));
   }
   return lines;
+}
+
+/** What became of a volume, below its row. */
+function noteLines({ resyncs, verification, firstError, lastError }: VolumeStatus, look: Look): string[] {
+  const resync = resyncs?.[0];
+  const notes: Array<[text: string, color: Color]> = [];
+  if (resync) {
+    const title = resync.outcome === 'running' ? 'resync' : 'last resync';
+    notes.push([`${title}: ${resyncText(resync)}`, 'dim']);
+  }
+  if (verification) {
+    const color = verification.outcome === 'equal' ? 'dim' : 'red';
+    notes.push([`last verification: ${verificationText(verification)}`, color]);
+  }
+  if (firstError && firstError.text !== lastError) {
+    notes.push([`first error: ${firstError.text}, ${firstError.at}`, 'dim']);
+  }
+  if (lastError) notes.push([`last error: ${lastError}`, 'red']);
+  return notes.map(([text, color]) =>
+    paint(shorten(`  ${printable(text)}`, look.columns, look), color, look),
+  );
 }
 
 /** A volume, and below it the same at each hub where there are several. */
@@ -98,7 +111,7 @@ function rowsOf(volume: VolumeStatus): VolumeStatus[] {
   if (hubs.length < 2) return [volume];
   // The hubs' own lines say what went wrong and was read again where.
   return [
-    { ...volume, lastError: null, resyncs: [] },
+    { ...volume, lastError: null, firstError: null, resyncs: [] },
     ...hubs.map((at) => ({ name: `  at ${at.hub}`, vmName, sizeBytes, ...at })),
   ];
 }

@@ -40,8 +40,8 @@ describe('a volume whose owner allowed delays', () => {
 
   /** Fills the queue by changes that need no delay yet, and a last one. */
   function fillTo(share: number): void {
-    while (rig.stream.queue.bytes < (share * LIMIT) / 2) write(0);
-    write(MiB, share * LIMIT - rig.stream.queue.bytes);
+    while (rig.stream.queue.bytes < (share * LIMIT) / 2) void write(0);
+    void write(MiB, share * LIMIT - rig.stream.queue.bytes);
   }
 
   function write(offset: number, length = 64 * 1024): void | Promise<void> {

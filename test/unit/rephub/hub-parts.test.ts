@@ -235,7 +235,12 @@ describe('RetryTimer', () => {
     vi.useFakeTimers();
     const at: number[] = [];
     const began = Date.now();
-    const timer = new RetryTimer(10, 35, () => at.push(Date.now() - began));
+    const timer = new RetryTimer(
+      10,
+      35,
+      () => at.push(Date.now() - began),
+      () => 0,
+    );
     for (let i = 0; i < 4; i += 1) {
       timer.start();
       timer.start();
@@ -249,6 +254,27 @@ describe('RetryTimer', () => {
     timer.start();
     vi.advanceTimersByTime(10);
     expect(at).toHaveLength(5);
+    vi.useRealTimers();
+  });
+});
+
+describe('RetryTimer’s scatter', () => {
+  it('shortens each wait by a quarter at most', () => {
+    vi.useFakeTimers();
+    let done = 0;
+    const timer = new RetryTimer(
+      1000,
+      1000,
+      () => {
+        done += 1;
+      },
+      () => 0.999,
+    );
+    timer.start();
+    vi.advanceTimersByTime(749);
+    expect(done).toBe(0);
+    vi.advanceTimersByTime(2);
+    expect(done).toBe(1);
     vi.useRealTimers();
   });
 });
