@@ -1,10 +1,12 @@
 // Moves the stream, and the answers to the hub's requests beside it, to the connection: gathered, in turns, and only
 // as fast as the hub takes them. It must keep the stream's order, and give every entry and answer back exactly once.
 import { unreachable } from '../base/assert.ts';
+import { sharedPool } from '../base/buffer-pool.ts';
 import { KiB, MiB } from '../base/limits.ts';
-import { MAX_EXTENTS_PER_FRAME } from '../repwire/constants.ts';
+import { FRAME_HEADER_BYTES, MAX_EXTENTS_PER_FRAME } from '../repwire/constants.ts';
 import * as encode from '../repwire/encode.ts';
 import type { DiskRange } from '../repwire/messages.ts';
+import { FrameGather, MAX_COPIED_BYTES } from './frame-gather.ts';
 import type { LinkLimiter } from './link-limiter.ts';
 import type { MirrorEntry, MirrorQueue } from './mirror-queue.ts';
 
@@ -52,6 +54,7 @@ export interface StreamSenderOptions {
 export class StreamSender {
   readonly #options: StreamSenderOptions;
   readonly #answers: Answer[] = [];
+  readonly #gather = new FrameGather(sharedPool);
   #scheduled = false;
   #stopped = false;
   /** Sends that the kernel has not taken whole. */
@@ -91,6 +94,7 @@ export class StreamSender {
     this.#stopped = true;
     clearTimeout(this.#untilAllowed);
     for (const answer of this.#answers.splice(0)) answer.over();
+    this.#gather.rest();
   }
 
   readonly #turn = (): void => {
@@ -134,22 +138,23 @@ export class StreamSender {
   /** @returns bytes sent */
   #sendStream(turnBytes: number): number {
     const { queue, outlet, limiter } = this.#options;
-    const parts: Buffer[] = [];
     const done: MirrorEntry[] = [];
     for (let bytes = 0; bytes < turnBytes; ) {
       const entry = queue.peek();
       if (!entry) break;
-      const isWhole = this.#expand(entry, parts);
+      const isWhole = this.#expand(entry);
       bytes += Math.max(1, entry.costBytes);
       if (isWhole) done.push(queue.shift());
       else bytes += ZERO_PIECE_BYTES;
     }
+    const { parts, slabs } = this.#gather.take();
     if (parts.length === 0) return 0;
     let sentBytes = 0;
     for (const part of parts) sentBytes += part.length;
     limiter.take(sentBytes);
     this.#underway += 1;
     const giveBack = (): void => {
+      for (const slab of slabs) slab.release();
       for (const entry of done) queue.release(entry);
     };
     outlet.send(parts, () => this.#left(giveBack));
@@ -176,38 +181,41 @@ export class StreamSender {
     try {
       giveBack();
       if (this.#stopped) return;
+      if (this.#underway === 0 && this.#options.queue.isEmpty) this.#gather.rest();
+      else this.#gather.reuse();
       this.#options.onRoom();
-      this.wake();
+      if (!this.#options.queue.isEmpty || this.#answers.length > 0) this.wake();
     } catch (error) {
       this.#options.onFault(error);
     }
   }
 
-  /** Adds the entry's next frames to `parts`. @returns whether that was all of it */
-  #expand(entry: MirrorEntry, parts: Buffer[]): boolean {
+  /** Gathers the entry's next frames. @returns whether that was all of it */
+  #expand(entry: MirrorEntry): boolean {
     const { extensions } = this.#options;
+    const gather = this.#gather;
     const { kind, offset, length } = entry;
     const id = entry.owner.wireId;
     const stamp = extensions ? entry : encode.NO_STAMP;
     switch (kind) {
       case 'write':
-        parts.push(encode.encodeProtectedWrite(id, offset, length, 0, stamp, entry.bytes!), entry.bytes!);
+        gatherWrite(gather, id, offset, stamp, entry.bytes!);
         return true;
       case 'failed':
-        parts.push(encode.encodeProtectedWrite(id, offset, length, -1, stamp, NO_BYTES));
+        gather.addPart(encode.encodeProtectedWrite(id, offset, length, -1, stamp, NO_BYTES));
         return true;
       case 'writeZeroes':
       case 'trim':
-        if (!extensions) return expandZeroes(entry, parts);
-        parts.push(encode.encodeProtectedZero(id, offset, length, kind === 'trim', stamp));
+        if (!extensions) return expandZeroes(entry, gather);
+        gather.addPart(encode.encodeProtectedZero(id, offset, length, kind === 'trim', stamp));
         return true;
       case 'flush':
-        parts.push(encode.encodeProtectedFlush(id, stamp));
+        gather.addPart(encode.encodeProtectedFlush(id, stamp));
         return true;
       case 'dirty':
-        return expandDirty(entry, parts);
+        return expandDirty(entry, gather);
       case 'frame':
-        parts.push(entry.bytes!);
+        gather.addPart(entry.bytes!);
         return true;
       default:
         return unreachable(kind, 'entry');
@@ -217,19 +225,36 @@ export class StreamSender {
 
 const NO_BYTES = Buffer.alloc(0);
 
+function gatherWrite(
+  gather: FrameGather,
+  volumeId: bigint,
+  offset: number,
+  stamp: encode.Stamp,
+  data: Buffer,
+): void {
+  if (data.length > MAX_COPIED_BYTES) {
+    gather.addPart(encode.encodeProtectedWrite(volumeId, offset, data.length, 0, stamp, data));
+    gather.addPart(data);
+    return;
+  }
+  const at = gather.reserve(FRAME_HEADER_BYTES + data.length);
+  encode.putProtectedWrite(gather.target, at, volumeId, offset, data.length, 0, stamp, data);
+  gather.target.set(data, at + FRAME_HEADER_BYTES);
+}
+
 /** The next piece of a range of zeroes, as a write. */
-function expandZeroes(entry: MirrorEntry, parts: Buffer[]): boolean {
+function expandZeroes(entry: MirrorEntry, gather: FrameGather): boolean {
   zeroPiece ??= Buffer.alloc(ZERO_PIECE_BYTES);
   const length = Math.min(ZERO_PIECE_BYTES, entry.length - entry.cursor);
   const data = zeroPiece.subarray(0, length);
   const at = entry.offset + entry.cursor;
-  parts.push(encode.encodeProtectedWrite(entry.owner.wireId, at, length, 0, encode.NO_STAMP, data), data);
+  gatherWrite(gather, entry.owner.wireId, at, encode.NO_STAMP, data);
   entry.cursor += length;
   return entry.cursor === entry.length;
 }
 
 /** The next frame of a DIRTY list. */
-function expandDirty(entry: MirrorEntry, parts: Buffer[]): boolean {
+function expandDirty(entry: MirrorEntry, gather: FrameGather): boolean {
   const bits = entry.bits!;
   const { chunkBytes } = entry;
   const { wireId, sizeBytes } = entry.owner;
@@ -243,6 +268,6 @@ function expandDirty(entry: MirrorEntry, parts: Buffer[]): boolean {
     start = end < bits.sizeBits ? bits.nextSet(end) : -1;
   }
   const more = start !== -1;
-  parts.push(encode.encodeDirty(wireId, entry, extents, more, entry.why));
+  gather.addPart(encode.encodeDirty(wireId, entry, extents, more, entry.why));
   return !more;
 }

@@ -238,7 +238,7 @@ function decodeExtension(id: number, head: Buffer, at: number, payload: Buffer):
 
 /** The hot one, by hand: one per guest write. Held against the layout by a test. */
 function decodeProtectedWrite(head: Buffer, at: number, payload: Buffer): ProtectedWrite {
-  const volumeId = head.readBigUInt64LE(at + 8);
+  const volumeId = idAt(head, at + 8);
   const offsetSectors = exact64(head, at + 16, 'PROTECTED_WRITE.offset_sectors');
   const sizeSectors = head.readUInt32LE(at + 24);
   const status = head.readInt32LE(at + 28);
@@ -305,6 +305,22 @@ function decodeExtents(what: string, payload: Buffer, count: number): DiskRange[
     extents.push(diskRange(what, offsetSectors, exact64(payload, from + 8, `${what} extent length`)));
   }
   return extents;
+}
+
+/** The id read last, and its halves: putting a bigint together allocates several. */
+let lastId = 0n;
+let lastIdLow = 0;
+let lastIdHigh = 0;
+
+function idAt(source: Buffer, at: number): bigint {
+  const low = source.readUInt32LE(at);
+  const high = source.readUInt32LE(at + 4);
+  if (low !== lastIdLow || high !== lastIdHigh) {
+    lastId = source.readBigUInt64LE(at);
+    lastIdLow = low;
+    lastIdHigh = high;
+  }
+  return lastId;
 }
 
 function exact64(source: Buffer, at: number, what: string): number {

@@ -56,10 +56,7 @@ export interface Stamp {
 
 export const NO_STAMP: Stamp = { sequence: 0, timeUs: 0 };
 
-/**
- * PROTECTED_WRITE, by hand since it is sent once per guest write. The payload follows it.
- * @param status 0, or -1 when the write failed; then `data` is not sent and only its length counts
- */
+/** PROTECTED_WRITE in memory of its own, see {@link putProtectedWrite}. */
 export function encodeProtectedWrite(
   volumeId: bigint,
   offset: number,
@@ -68,22 +65,52 @@ export function encodeProtectedWrite(
   stamp: Stamp,
   data: Buffer,
 ): Buffer {
+  const head = Buffer.allocUnsafe(FRAME_HEADER_BYTES);
+  putProtectedWrite(head, 0, volumeId, offset, length, status, stamp, data);
+  return head;
+}
+
+/**
+ * PROTECTED_WRITE at `at` of `head`, by hand since it is sent once per guest write. The payload follows it.
+ * @param status 0, or -1 when the write failed; then `data` is not sent and only its length counts
+ */
+export function putProtectedWrite(
+  head: Buffer,
+  at: number,
+  volumeId: bigint,
+  offset: number,
+  length: number,
+  status: number,
+  stamp: Stamp,
+  data: Buffer,
+): void {
   if (offset % SECTOR_BYTES !== 0 || length % SECTOR_BYTES !== 0) {
     fail(`write ${offset}+${length} is not whole sectors`);
   }
-  const head = Buffer.allocUnsafe(FRAME_HEADER_BYTES);
-  head.writeUInt16LE(FRAME_MAGIC1, 0);
-  head.writeUInt16LE(REP_CMD.PROTECTED_WRITE, 2);
-  head.writeUInt32LE(status === 0 ? length : 0, 4);
-  head.writeBigUInt64LE(volumeId, 8);
-  write64(head, offset / SECTOR_BYTES, 16);
-  head.writeUInt32LE(length / SECTOR_BYTES, 24);
-  head.writeInt32LE(status, 28);
-  write64(head, stamp.sequence, 32);
-  write64(head, stamp.timeUs, 40);
-  head.writeUInt32LE(stamp.sequence !== 0 && status === 0 ? crc32(data) : 0, 48);
-  head.writeUInt32LE(FRAME_MAGIC2, MAGIC2_AT);
-  return head;
+  head.writeUInt16LE(FRAME_MAGIC1, at);
+  head.writeUInt16LE(REP_CMD.PROTECTED_WRITE, at + 2);
+  head.writeUInt32LE(status === 0 ? length : 0, at + 4);
+  if (volumeId !== lastId) splitId(volumeId);
+  head.writeUInt32LE(lastIdLow, at + 8);
+  head.writeUInt32LE(lastIdHigh, at + 12);
+  write64(head, offset / SECTOR_BYTES, at + 16);
+  head.writeUInt32LE(length / SECTOR_BYTES, at + 24);
+  head.writeInt32LE(status, at + 28);
+  write64(head, stamp.sequence, at + 32);
+  write64(head, stamp.timeUs, at + 40);
+  head.writeUInt32LE(stamp.sequence !== 0 && status === 0 ? crc32(data) : 0, at + 48);
+  head.writeUInt32LE(FRAME_MAGIC2, at + MAGIC2_AT);
+}
+
+/** The id written last, in halves: taking a bigint apart allocates several. */
+let lastId = 0n;
+let lastIdLow = 0;
+let lastIdHigh = 0;
+
+function splitId(id: bigint): void {
+  lastId = id;
+  lastIdLow = Number(BigInt.asUintN(32, id));
+  lastIdHigh = Number(id >> 32n);
 }
 
 /** REPORT_VM_VOLUMES, its payload included. */
