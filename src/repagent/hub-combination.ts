@@ -34,7 +34,15 @@ export function combineHubs(each: readonly AtHub[]): VolumeStatus {
   const state = worst.volume.state === 'unprotected' && !isNowhere ? 'degraded' : worst.volume.state;
   const complaint = [worst, ...each].find(({ volume }) => volume.lastError !== null);
   const lastError = complaint ? `${complaint.hub}: ${complaint.volume.lastError}` : null;
-  return { ...worst.volume, state, lastError, hubs };
+  return { ...worst.volume, state, ...firstOf(each), lastError, hubs };
+}
+
+/** The first error at any hub, where errors are noted. */
+function firstOf(each: readonly AtHub[]): Pick<VolumeStatus, 'firstError'> {
+  const noted = each.flatMap(({ hub, volume: { firstError } }) => (firstError ? [{ hub, firstError }] : []));
+  const [first] = noted.sort((a, b) => Date.parse(a.firstError.at) - Date.parse(b.firstError.at));
+  if (!first) return {};
+  return { firstError: { ...first.firstError, text: `${first.hub}: ${first.firstError.text}` } };
 }
 
 function hubStatus({ hub, address, link, volume }: AtHub): HubVolumeStatus {

@@ -277,6 +277,12 @@ describe('a volume as a whole', () => {
       dirtyBytes: 512,
       lastError: 'a: the map is lost',
     });
+    const first = combineHubs([
+      at('a', { firstError: { text: 'reset', at: '2026-01-02T00:00:00.000Z' } }),
+      at('b', { lagMs: 70, firstError: null }),
+      at('c', { firstError: { text: 'refused', at: '2026-01-01T00:00:00.000Z' } }),
+    ]);
+    expect(first.firstError).toEqual({ text: 'c: refused', at: '2026-01-01T00:00:00.000Z' });
     const syncing = [
       at('a', { state: 'resync', syncPercent: 80 }),
       at('b', { state: 'resync', syncPercent: 20 }),
