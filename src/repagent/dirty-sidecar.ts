@@ -52,7 +52,9 @@ export class DirtySidecar {
   #isClosed = false;
   /** The file is closed: there is nothing to write to. */
   #isReleased = false;
-  /** Exact: bits that are not durable yet, and the sync that makes them so. */
+  /** Counts adoptions: one that had to wait looks whether it is still the newest. */
+  #adoptions = 0;
+  /** Exact: what has to be durable before the next data, and the sync that makes it so. */
   #unsynced = false;
   #syncing: Promise<void> | undefined;
 
@@ -75,6 +77,7 @@ export class DirtySidecar {
       this.mark(Math.floor(old.sizeBytes / granularityBytes), this.bits.sizeBits);
     }
     this.#writeHead({ isVoid: false });
+    this.#unsynced = options.exact && !this.#head.isExact;
   }
 
   /** Whether the bits are all that the replica named by `pairing` may lack. */
@@ -185,6 +188,12 @@ export class DirtySidecar {
   /** From here on the bits are relative to an attachment of a replica. Resolves when that is durable. */
   async adopt(pairing: bigint, generation: number): Promise<void> {
     this.#retiring = undefined;
+    this.#adoptions += 1;
+    const adoption = this.#adoptions;
+    const { exact } = this.#options;
+    // After a power failure a head is believed there: what it vouches for has to be durable before.
+    if (exact) await this.#syncFile();
+    if (adoption !== this.#adoptions || this.#isClosed) return;
     this.#isAdopted = true;
     this.#attempt(() => this.#writeHead({ pairing, generation, recordedSequence: 0 }));
     await this.#syncFile();
@@ -228,12 +237,18 @@ export class DirtySidecar {
     // Even where the bits are worth nothing, whose replica it was is worth knowing.
     const isOurs = old && this.finding !== 'foreign' && this.finding !== 'new';
     if (!this.isBelieved) this.bits.setAll();
+    // What is rewritten now is not durable yet, and what an agent wrote that didn't care may not be either.
+    const isDurable =
+      this.isBelieved &&
+      old?.granularityBytes === this.granularityBytes &&
+      old.sizeBytes === sizeBytes &&
+      (old.isExact || old.isClean);
     return {
       counter: old?.counter ?? 0,
       sizeBytes,
       granularityBytes: this.granularityBytes,
       isClean: false,
-      isExact: exact,
+      isExact: exact && isDurable,
       isVoid: false,
       isLeft: false,
       bitsCrc32: 0,
@@ -300,13 +315,11 @@ export class DirtySidecar {
   #break(error: unknown): void {
     this.#isBroken = true;
     this.#retiring = undefined;
+    this.#unsynced = this.#options.exact;
     try {
       this.#file.empty();
     } catch (again) {
-      this.#options.logger.fatal(
-        { err: again, volume: this.#options.volumeName },
-        'the dirty map can neither be written nor emptied: remove its file before the agent is started again',
-      );
+      this.#mayLie(again);
     }
     this.#options.logger.error(
       { volume: this.#options.volumeName, reason: errorMessage(error) },
@@ -318,23 +331,36 @@ export class DirtySidecar {
   /** One sync at a time; whoever comes while one runs waits for the next, which covers it. */
   async #sync(): Promise<void> {
     while (this.#syncing) await this.#syncing;
-    if (!this.#unsynced) return;
-    this.#unsynced = false;
-    this.#syncing = this.#syncFile();
-    try {
-      await this.#syncing;
-    } finally {
-      this.#syncing = undefined;
+    // A sync that fails empties the file, and that has to be durable too.
+    while (this.#unsynced) {
+      this.#unsynced = false;
+      this.#syncing = this.#syncFile();
+      try {
+        await this.#syncing;
+      } finally {
+        this.#syncing = undefined;
+      }
     }
   }
 
   async #syncFile(): Promise<void> {
-    if (this.#isBroken || this.#isReleased) return;
+    if (this.#isReleased) return;
+    const { exact } = this.#options;
     try {
       await this.#file.sync();
+      // From here on a bit that is not durable is one whose data waits for it.
+      if (exact && !this.#head.isExact && !this.#isReleased) this.#writeHead({ isExact: true });
     } catch (error) {
-      this.#break(error);
+      if (this.#isBroken) this.#mayLie(error);
+      else this.#break(error);
     }
+  }
+
+  #mayLie(error: unknown): void {
+    this.#options.logger.fatal(
+      { err: error, volume: this.#options.volumeName },
+      'the dirty map can neither be written nor emptied: remove its file before the agent is started again',
+    );
   }
 
   #crc(): number {

@@ -65,7 +65,7 @@ export function examineSidecar(
     return isKnown && image && !old.image.equals(image.mark) ? 'image-changed' : 'clean';
   }
   const isSameBoot = old.bootId.equals(bootId);
-  if (isSameBoot && image && image.changedAtMs > file.touchedAtMs + SIGN_OF_LIFE_SLACK_MS) {
+  if ((isSameBoot || old.isExact) && image && image.changedAtMs > file.touchedAtMs + SIGN_OF_LIFE_SLACK_MS) {
     return 'image-changed';
   }
   if (isSameBoot) return 'agent-crash';

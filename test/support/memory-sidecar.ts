@@ -11,6 +11,8 @@ export class MemorySidecar implements SidecarFile {
   syncs = 0;
   /** The next writes fail. */
   writeFaults = 0;
+  /** The next syncs fail. */
+  syncFaults = 0;
   emptyFails = false;
   isClosed = false;
   /** Told after each write. */
@@ -57,6 +59,10 @@ export class MemorySidecar implements SidecarFile {
   async sync(): Promise<void> {
     const now = Buffer.from(this.bytes);
     await new Promise((resolve) => setImmediate(resolve));
+    if (this.syncFaults > 0) {
+      this.syncFaults -= 1;
+      throw Object.assign(new Error('input/output error'), { code: 'EIO' });
+    }
     this.durable = now;
     this.syncs += 1;
   }

@@ -8,6 +8,7 @@ import { BitRetirement } from '../../../src/repagent/bit-retirement.ts';
 import { DirtyMap } from '../../../src/repagent/dirty-map.ts';
 import { DirtySidecar, type SidecarOptions } from '../../../src/repagent/dirty-sidecar.ts';
 import type { ImageMark } from '../../../src/repagent/sidecar-finding.ts';
+import { BITS_OFFSET } from '../../../src/repagent/sidecar-head.ts';
 import { MemorySidecar } from '../../support/memory-sidecar.ts';
 
 const CHUNK = 65_536;
@@ -115,6 +116,48 @@ describe('a dirty map in a file', () => {
     const afterExact = open(new MemorySidecar(exactFile.durable), 50, { bootId: randomBytes(16) });
     expect([afterExact.finding, afterExact.isBelieved]).toEqual(['exact', true]);
     expect(bitsOf(afterExact)).toEqual([3, 7]);
+  });
+
+  test('an exact map vouches for nothing that a power failure may take back', async () => {
+    const file = new MemorySidecar(settledFile(64, [3]).file.bytes);
+    const before = open(file, 64, { exact: true });
+    await before.adopt(77n, 5);
+    await before.close(undefined);
+    const taken = new MemorySidecar(file.bytes);
+    const counts: number[] = [];
+    taken.onWrite = () => {
+      // The kernel wrote the heads back, and the bits not yet.
+      const cut = Buffer.from(taken.bytes);
+      taken.durable.copy(cut, BITS_OFFSET, BITS_OFFSET);
+      const next = open(new MemorySidecar(cut), 64, { bootId: randomBytes(16), exact: true });
+      if (next.isBelieved && next.pairing === 78n) counts.push(next.bits.count);
+    };
+    const sidecar = open(taken, 64, { exact: true });
+    sidecar.markAll();
+    await sidecar.adopt(78n, 6);
+    expect([sidecar.pairing, new Set(counts)]).toEqual([78n, new Set([64])]);
+  });
+
+  test('an exact map that can not be written is gone before the data of the bit it lacks is written', async () => {
+    for (const fault of ['write', 'sync'] as const) {
+      const file = new MemorySidecar(settledFile(64, [3]).file.bytes);
+      const sidecar = open(file, 64, { exact: true });
+      await sidecar.adopt(77n, 5);
+      if (fault === 'write') file.writeFaults = 1;
+      else file.syncFaults = 1;
+      sidecar.mark(9, 10);
+      await sidecar.durable();
+      expect([sidecar.isBroken, file.durable.length]).toEqual([true, 0]);
+    }
+  });
+
+  test('an image that was changed past the agent is noticed after a power failure too', async () => {
+    const file = new MemorySidecar(settledFile(64, [3]).file.bytes);
+    await open(file, 64, { exact: true }).adopt(77n, 5);
+    const again = { exact: true, bootId: randomBytes(16) };
+    expect(open(new MemorySidecar(file.bytes), 64, again).finding).toBe('exact');
+    const changed = open(new MemorySidecar(file.bytes), 64, { ...again, image: image('a', 60_000) });
+    expect([changed.finding, changed.isBelieved]).toEqual(['image-changed', false]);
   });
 
   test('an image that is much younger than the last sign of life was changed by someone else', () => {
