@@ -1,5 +1,6 @@
 // Serves the hub's reads and writes, below the mirror, answered as they finish. A read's answer says how far the stream
 // must have been applied before its data is consistent: that number must never be too low.
+import { AssertionError } from '../base/assert.ts';
 import { type RetainedBytes, retainBytes, type Slab, sharedPool } from '../base/buffer-pool.ts';
 import { KiB } from '../base/limits.ts';
 import type { Logger } from '../base/log.ts';
@@ -91,6 +92,12 @@ export class RemoteIo {
     const { volume, offset, length } = job;
     await volume.untilFollowed();
     if (this.#stopped) return;
+    if (this.#options.stream.extensions && (await isHole(volume, offset, length))) {
+      await settleRange(volume, offset, length);
+      if (!this.#stopped) this.#sendZeroes(job);
+      return;
+    }
+    if (this.#stopped) return;
     const slab = sharedPool.acquire(length);
     try {
       const data = slab.bytes.subarray(0, length);
@@ -130,16 +137,25 @@ export class RemoteIo {
   }
 
   #sendData(job: Job, data: Buffer, slab: Slab): void {
-    const { stats, stream } = this.#options;
+    if (this.#options.stream.extensions && isAllZero(data)) {
+      this.#sendZeroes(job);
+      return;
+    }
+    this.#countRead(job);
+    slab.retain();
+    this.#answer(job, 0, data, false, slab);
+  }
+
+  #sendZeroes(job: Job): void {
+    this.#countRead(job);
+    this.#answer(job, 0, undefined, true);
+  }
+
+  #countRead(job: Job): void {
+    const { stats } = this.#options;
     stats.remoteReads += 1;
     stats.remoteReadBytes += job.length;
     job.volume.resyncs.read(job.length);
-    if (stream.extensions && isAllZero(data)) {
-      this.#answer(job, 0, undefined, true);
-      return;
-    }
-    slab.retain();
-    this.#answer(job, 0, data, false, slab);
   }
 
   #answer(job: Job, status: number, data: Buffer | undefined, allZero: boolean, slab?: Slab): void {
@@ -187,6 +203,20 @@ export class RemoteIo {
 async function settleRange(volume: ProtectedVolume, offset: number, length: number): Promise<void> {
   await volume.lock.ended(offset, length);
   await volume.untilFollowed();
+}
+
+/** Whether there is nothing in the range, where the disk tells that for less than a read, which would fill its cache. */
+async function isHole(volume: ProtectedVolume, offset: number, length: number): Promise<boolean> {
+  const { below } = volume;
+  if (!below.limits.cheapExtents) return false;
+  try {
+    const [first] = await below.extents(offset, length, 1);
+    return first?.zero === true && first.length >= length;
+  } catch (error) {
+    // The read will say whether the disk is well.
+    if (error instanceof AssertionError) throw error;
+    return false;
+  }
 }
 
 function isAllZero(data: Buffer): boolean {

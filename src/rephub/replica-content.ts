@@ -114,7 +114,7 @@ export class ReplicaContent {
    * @param asOf the newest sequence that the data may contain
    */
   storeRead(read: SyncRead, data: Buffer | null, asOf: number): void {
-    this.#engine.finishRead(read, asOf);
+    this.#engine.finishRead(read, asOf, data === null);
     const lane = this.#lane;
     if (!lane) return;
     const zeroes = (offset: number, length: number): void => {

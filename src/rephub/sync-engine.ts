@@ -6,7 +6,7 @@
 // holds may be newer than the stream's position, up to its as-of sequence: once the stream has got there, all is one.
 import { assert } from '../base/assert.ts';
 import { Bitmap } from '../base/bitmap.ts';
-import { DIRTY_GRANULARITY_BYTES, KiB, SECTOR_BYTES } from '../base/limits.ts';
+import { DIRTY_GRANULARITY_BYTES, KiB, MiB, SECTOR_BYTES } from '../base/limits.ts';
 import { type SectorRange, SyncRead } from './sync-read.ts';
 
 export interface SyncTuning {
@@ -14,6 +14,8 @@ export interface SyncTuning {
   readonly chunkBytes: number;
   /** Largest read, bytes; whole chunks. */
   readonly maxReadBytes: number;
+  /** Largest read where the answers before were all zero, bytes; without it such reads are no larger. */
+  readonly maxSparseReadBytes?: number;
   /** Most reads on their way. */
   readonly maxReads: number;
 }
@@ -21,6 +23,7 @@ export interface SyncTuning {
 export const DEFAULT_SYNC_TUNING: SyncTuning = {
   chunkBytes: DIRTY_GRANULARITY_BYTES,
   maxReadBytes: 256 * KiB,
+  maxSparseReadBytes: 2 * MiB,
   maxReads: 8,
 };
 
@@ -43,6 +46,8 @@ export class SyncEngine {
   #compares: SectorRange[] = [];
   #reads: SyncRead[] = [];
   #cursor = 0;
+  /** Size of the next read: it doubles while all that comes is zero. */
+  #readBytes: number;
   #targetSequence = 0;
   #totalBytes = 0;
 
@@ -54,6 +59,7 @@ export class SyncEngine {
     );
     this.#sizeBytes = sizeBytes;
     this.#tuning = tuning;
+    this.#readBytes = tuning.maxReadBytes;
     this.#chunks = Math.ceil(sizeBytes / tuning.chunkBytes);
     this.#pending = new Bitmap(this.#chunks);
     this.#deferred = new Bitmap(this.#chunks);
@@ -200,7 +206,7 @@ export class SyncEngine {
     if (this.#reads.length >= this.#tuning.maxReads || this.#pending.count === 0) return undefined;
     let first = this.#pending.nextSet(this.#cursor);
     if (first === -1) first = this.#pending.nextSet(0);
-    const most = this.#careful.test(first) ? 1 : this.#tuning.maxReadBytes / this.#tuning.chunkBytes;
+    const most = this.#careful.test(first) ? 1 : this.#readBytes / this.#tuning.chunkBytes;
     let end = first + 1;
     while (end < first + most && this.#pending.test(end) && !this.#careful.test(end)) end += 1;
     this.#pending.clear(first, end);
@@ -214,9 +220,11 @@ export class SyncEngine {
   /**
    * The answer of `read` has come; the caller stores its fresh runs now, before any later change of the stream.
    * @param asOf the newest sequence that the data may contain
+   * @param isZero all of it is zero: of a sparse disk larger ranges are asked for, as long as they are
    */
-  finishRead(read: SyncRead, asOf: number): void {
+  finishRead(read: SyncRead, asOf: number, isZero = false): void {
     this.#leave(read);
+    this.#sizeNextRead(read, isZero);
     this.#targetSequence = Math.max(this.#targetSequence, asOf);
     this.#careful.clear(...this.#chunksOf(read));
   }
@@ -276,6 +284,13 @@ export class SyncEngine {
     this.#pending.clear(first, end);
     this.#deferred.clear(first, end);
     this.#unsure.clear(first, end);
+  }
+
+  #sizeNextRead(read: SyncRead, isZero: boolean): void {
+    const { maxReadBytes, maxSparseReadBytes = maxReadBytes } = this.#tuning;
+    if (!isZero) this.#readBytes = maxReadBytes;
+    // Of those that were asked for together only the first that has grown says anything new.
+    else if (read.length === this.#readBytes) this.#readBytes = Math.min(maxSparseReadBytes, read.length * 2);
   }
 
   #leave(read: SyncRead): void {

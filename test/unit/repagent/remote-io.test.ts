@@ -4,8 +4,10 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { sharedPool } from '../../../src/base/buffer-pool.ts';
 import { KiB, MiB } from '../../../src/base/limits.ts';
 import { silentLogger } from '../../../src/base/log.ts';
-import type { BlockDevice } from '../../../src/blockdev/block-device.ts';
+import type { MaybePromise } from '../../../src/base/maybe.ts';
+import type { BlockDevice, DeviceLimits, Extent } from '../../../src/blockdev/block-device.ts';
 import { MemoryDevice } from '../../../src/blockdev/memory-device.ts';
+import { PassThrough } from '../../../src/filter/pass-through.ts';
 import { GATHER_BYTES } from '../../../src/repagent/frame-gather.ts';
 import { HashResponder } from '../../../src/repagent/hash-responder.ts';
 import { RemoteIo } from '../../../src/repagent/remote-io.ts';
@@ -88,6 +90,32 @@ class HubSide {
   }
 }
 
+/** A disk that has to be read to know what is in it. */
+class Untold extends PassThrough {
+  constructor() {
+    super(new MemoryDevice({ sizeBytes: SIZE }));
+  }
+
+  override get limits(): DeviceLimits {
+    return { ...super.limits, cheapExtents: false };
+  }
+}
+
+/** Notes where it is read. */
+class CountingDevice extends PassThrough {
+  readonly reads: number[] = [];
+  tell: (() => MaybePromise<Extent[]>) | undefined;
+
+  override read(offset: number, target: Buffer): MaybePromise<void> {
+    this.reads.push(offset);
+    return super.read(offset, target);
+  }
+
+  override extents(offset: number, length: number, maxExtents?: number): MaybePromise<Extent[]> {
+    return this.tell?.() ?? super.extents(offset, length, maxExtents);
+  }
+}
+
 function request(fields: Partial<RemoteIoRequest>): RemoteIoRequest {
   return {
     kind: 'remoteIoRequest',
@@ -139,12 +167,52 @@ describe('a remote read', () => {
     side.read(1, 0, MiB);
     side.read(2, MiB, MiB);
     side.read(3, SIZE - 512, 512);
-    const answers = await side.answers();
+    const answers = (await side.answers()).toSorted((a, b) => a.requestId - b.requestId);
     expect(answers.map((answer) => [answer.requestId, answer.allZero, answer.data.length])).toEqual([
       [1, false, MiB],
       [2, true, 0],
       [3, true, 0],
     ]);
+  });
+
+  it('asks the disk for holes before it reads any, where that is cheap', async () => {
+    const device = new CountingDevice(new MemoryDevice({ sizeBytes: SIZE }));
+    side = new HubSide(device);
+    void side.rig.filter.write(4 * MiB, pattern(4096, 1), false);
+    side.read(1, 0, 4 * MiB);
+    side.read(2, 4 * MiB, MiB);
+    expect(await side.answers()).toMatchObject([
+      { requestId: 1, status: 0, sequence: 2, allZero: true },
+      { requestId: 2, status: 0, sequence: 2, allZero: false },
+    ]);
+    expect(device.reads).toEqual([4 * MiB]);
+    expect(side.stats).toMatchObject({ remoteReads: 2, remoteReadBytes: 5 * MiB });
+  });
+
+  it('reads when the disk can not tell its holes', async () => {
+    const memory = new MemoryDevice({ sizeBytes: SIZE });
+    const device = new CountingDevice(memory);
+    side = new HubSide(device);
+    device.tell = () => Promise.reject(new Error('no extents today'));
+    side.read(1, 0, MiB);
+    expect(await side.answers()).toMatchObject([{ requestId: 1, status: 0, allZero: true }]);
+    device.tell = () => [{ offset: 0, length: MiB / 2, hole: true, zero: true }];
+    side.read(2, 0, MiB);
+    await side.answers();
+    expect(device.reads).toEqual([0, 0]);
+  });
+
+  it('tells of a hole only when the changes that it may have missed are in the stream', async () => {
+    const device = new HeldDevice(new MemoryDevice({ sizeBytes: SIZE }));
+    side = new HubSide(device);
+    const overlapping = side.rig.filter.write(4096, pattern(4096, 1), false);
+    side.read(1, 0, 8192);
+    await side.rig.turns();
+    await device.waiting.find((call) => call.op === 'extents')!.release();
+    expect(await side.answers()).toEqual([]);
+    await device.releaseAll();
+    await overlapping;
+    expect(await side.answers()).toMatchObject([{ requestId: 1, sequence: 2, allZero: true }]);
   });
 
   it('gives an RFC hub its zeroes, and no sequence', async () => {
@@ -157,7 +225,7 @@ describe('a remote read', () => {
   });
 
   it('waits with its answer for the changes that it may have seen halfway, and for no others', async () => {
-    const device = new HeldDevice(new MemoryDevice({ sizeBytes: SIZE }));
+    const device = new HeldDevice(new Untold());
     side = new HubSide(device);
     const overlapping = side.rig.filter.write(4096, pattern(4096, 1), false);
     const apart = side.rig.filter.write(MiB, pattern(4096, 2), false);
@@ -176,7 +244,7 @@ describe('a remote read', () => {
   });
 
   it('neither waits for a change that comes after it nor holds it up', async () => {
-    const device = new HeldDevice(new MemoryDevice({ sizeBytes: SIZE }));
+    const device = new HeldDevice(new Untold());
     side = new HubSide(device);
     side.read(1, 0, 4096);
     await side.rig.turns();
@@ -224,7 +292,7 @@ describe('a remote read', () => {
   });
 
   it('that fails says so, without data', async () => {
-    const faulty = new FaultDevice(new MemoryDevice({ sizeBytes: SIZE }));
+    const faulty = new FaultDevice(new Untold());
     side = new HubSide(faulty);
     faulty.fail({ times: 1 });
     side.read(1, 0, 4096);

@@ -299,6 +299,29 @@ describe('SyncEngine', () => {
     expect([engine.isComplete, engine.targetSequence, engine.remainingBytes]).toEqual([true, 7, 0]);
   });
 
+  it('asks for larger ranges while all that comes is zero', () => {
+    const engine = new SyncEngine(1000 * CHUNK, { ...TUNING, maxReads: 1, maxSparseReadBytes: 16 * CHUNK });
+    engine.restart();
+    const lengths = [true, true, true, true, false, true, true].map((isZero) => {
+      const read = engine.takeRead()!;
+      engine.finishRead(read, 0, isZero);
+      return read.length / CHUNK;
+    });
+    expect(lengths).toEqual([4, 8, 16, 16, 16, 4, 8]);
+    // No longer than what is unread, and those that were asked for together count once.
+    const pair = new SyncEngine(1000 * CHUNK, { ...TUNING, maxReads: 2, maxSparseReadBytes: 64 * CHUNK });
+    pair.restart();
+    for (const read of [pair.takeRead()!, pair.takeRead()!]) pair.finishRead(read, 0, true);
+    expect(pair.takeRead()!.length).toBe(8 * CHUNK);
+  });
+
+  it('reads no more at a time of zeroes than of data, unless told otherwise', () => {
+    const engine = make(100);
+    engine.restart();
+    engine.finishRead(engine.takeRead()!, 0, true);
+    expect(engine.takeRead()!.length).toBe(4 * CHUNK);
+  });
+
   it('holds no more reads than its window', () => {
     const engine = make(100);
     engine.restart();
