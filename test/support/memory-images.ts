@@ -144,23 +144,29 @@ export class MemoryStore implements ReplicaStore {
     image.log.push('commit begins');
     this.#committing = true;
     const fault = image.commitFaults.shift();
-    if (fault) {
-      await image.commitGate?.();
-      image.losePages();
-      this.#broken = true;
-      image.log.push('commit failed');
-      throw new BlockError(fault, `injected ${fault} in commit`);
-    }
-    const finish = image.beginCommit();
-    const work = (async () => {
-      await (image.commitGate?.() ?? new Promise<void>((resolve) => setImmediate(resolve)));
-      finish();
-      this.#committing = false;
-      image.commits += 1;
-      image.log.push('commit ends');
-    })();
+    const work = fault ? this.#failCommit(fault) : this.#carryOutCommit();
+    // Of either kind: a disk that is closed meanwhile is let go when its sync has ended, well or not.
     this.#running = Promise.allSettled([this.#running, work]);
     return work;
+  }
+
+  async #failCommit(fault: BlockErrorCode): Promise<void> {
+    const image = this.#image;
+    await image.commitGate?.();
+    image.losePages();
+    this.#broken = true;
+    image.log.push('commit failed');
+    throw new BlockError(fault, `injected ${fault} in commit`);
+  }
+
+  async #carryOutCommit(): Promise<void> {
+    const image = this.#image;
+    const finish = image.beginCommit();
+    await (image.commitGate?.() ?? new Promise<void>((resolve) => setImmediate(resolve)));
+    finish();
+    this.#committing = false;
+    image.commits += 1;
+    image.log.push('commit ends');
   }
 
   read(offset: number, target: Buffer): MaybePromise<void> {
