@@ -120,6 +120,7 @@ export class FakeConnection {
   readonly #parser: FrameParser;
   #held: Buffer = Buffer.alloc(0);
   #said = false;
+  #isCut = false;
   #bytesLeft = Number.POSITIVE_INFINITY;
   /** The agent's end of the connection is over. */
   ended = false;
@@ -151,6 +152,7 @@ export class FakeConnection {
   /** Ends the connection without a word. */
   cut(): void {
     this.over = true;
+    this.#isCut = true;
     this.#socket.resetAndDestroy();
   }
 
@@ -226,6 +228,8 @@ export class FakeConnection {
   }
 
   #arrived(chunk: Buffer): void {
+    // What a paused stream had collected still comes after its socket was destroyed.
+    if (this.#isCut) return;
     if (chunk.length >= this.#bytesLeft) {
       this.#consume(chunk.subarray(0, this.#bytesLeft));
       this.cut();
