@@ -8,6 +8,7 @@ const project = (name: string, groupOrder: number, testTimeout: number, maxWorke
   test: {
     name,
     include: [`test/${name}/**/*.test.ts`],
+    setupFiles: ['test/support/seed-properties.ts'],
     testTimeout,
     hookTimeout: 60_000,
     maxWorkers,

@@ -2,7 +2,7 @@
 // the replicas become the disks. A failure names its seed: SIM_SEED=n runs that one again, with all that happened when
 // SIM_TRACE=1; SIM_RUNS=n runs so many from fresh seeds.
 import { it } from 'vitest';
-import { freshSeed } from '../../src/filter/random.ts';
+import { testSeed } from '../support/test-seed.ts';
 import { LIVES_TIMEOUT_MS, runLives, seedsFrom } from './run-lives.ts';
 
 const given = process.env.SIM_SEED;
@@ -10,7 +10,7 @@ const runs = Number(process.env.SIM_RUNS ?? 0);
 const seeds = given
   ? seedsFrom(Number(given), Math.max(1, runs))
   : runs > 0
-    ? seedsFrom(freshSeed(), runs)
+    ? seedsFrom(testSeed(), runs)
     : seedsFrom(1, 600);
 
 it('every rule holds in lives that are always the same', { timeout: LIVES_TIMEOUT_MS }, () =>
