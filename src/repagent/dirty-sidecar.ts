@@ -182,7 +182,7 @@ export class DirtySidecar {
     this.#attempt(() => this.#file.extend(BITS_OFFSET + Math.ceil(chunks / PAGE_BITS) * PAGE_BYTES));
     // The bits first: a file whose head knows more than its bits would lie.
     if (sizeBytes > before) this.mark(Math.floor(before / this.granularityBytes), chunks);
-    this.#attempt(() => this.#writeHead({ sizeBytes }));
+    this.#keepHead({ sizeBytes });
   }
 
   /** From here on the bits are relative to an attachment of a replica. Resolves when that is durable. */
@@ -195,7 +195,7 @@ export class DirtySidecar {
     if (exact) await this.#syncFile();
     if (adoption !== this.#adoptions || this.#isClosed) return;
     this.#isAdopted = true;
-    this.#attempt(() => this.#writeHead({ pairing, generation, recordedSequence: 0 }));
+    this.#keepHead({ pairing, generation, recordedSequence: 0 });
     await this.#syncFile();
   }
 
@@ -204,9 +204,7 @@ export class DirtySidecar {
    * forgot it by a power failure could not be told from one that was restored from an older copy.
    */
   recorded(sequence: number): Promise<void> {
-    if (sequence > this.#head.recordedSequence) {
-      this.#attempt(() => this.#writeHead({ recordedSequence: sequence }));
-    }
+    if (sequence > this.#head.recordedSequence) this.#keepHead({ recordedSequence: sequence });
     return this.#syncFile();
   }
 
@@ -260,6 +258,12 @@ export class DirtySidecar {
       generation: isOurs ? old.generation : 0,
       recordedSequence: isOurs ? old.recordedSequence : 0,
     };
+  }
+
+  /** In memory at least: what this process knows of the replica stays true when its file can't be written. */
+  #keepHead(change: Partial<SidecarHead>): void {
+    if (this.#isBroken) this.#writeHead(change);
+    else this.#attempt(() => this.#writeHead(change));
   }
 
   #writeHead(change: Partial<SidecarHead>): void {

@@ -258,6 +258,20 @@ describe('a dirty map in a file', () => {
     sidecar.mark(5, 6);
     expect([broken.length, sidecar.isBroken, left.bytes.length]).toEqual([1, true, 0]);
   });
+
+  test('a process whose file cannot be written still knows how far the hub has come', async () => {
+    const { file, sidecar } = settledFile(50, []);
+    await sidecar.adopt(7n, 1);
+    await sidecar.recorded(20);
+    file.writeFaults = 1;
+    sidecar.mark(4, 5);
+    await sidecar.recorded(30);
+    expect([sidecar.isBroken, sidecar.generation, sidecar.recordedSequence]).toEqual([true, 1, 30]);
+    await sidecar.adopt(9n, 2);
+    expect([sidecar.pairing, sidecar.generation, sidecar.recordedSequence]).toEqual([9n, 2, 0]);
+    expect(sidecar.claim.isBelieved).toBe(true);
+    expect(file.durable.length).toBe(0);
+  });
 });
 
 type Step =
