@@ -25,6 +25,7 @@ export interface ReplicaRecord {
   /** Counts the attachments. */
   readonly generation: number;
   /** What the agent had kept before this attachment, and whether it has kept this one. */
+  readonly previousPairing: bigint;
   readonly previousGeneration: number;
   readonly isConfirmed: boolean;
   /** The newest position of this attachment that is durable here and that the agent may rely on. */
@@ -46,8 +47,20 @@ export interface ReplicaRecord {
   readonly isHeld: boolean;
 }
 
+/** As it stands in the file. */
+type Written = Omit<ReplicaRecord, 'pairing' | 'previousPairing'> & {
+  readonly version: number;
+  readonly pairing: string;
+  readonly previousPairing?: string;
+};
+
 export function encodeRecord(record: ReplicaRecord): string {
-  const body = JSON.stringify({ version: VERSION, ...record, pairing: record.pairing.toString(16) });
+  const body = JSON.stringify({
+    version: VERSION,
+    ...record,
+    pairing: record.pairing.toString(16),
+    previousPairing: record.previousPairing.toString(16),
+  });
   return `${JSON.stringify({ sha256: digest(body), body })}\n`;
 }
 
@@ -57,11 +70,16 @@ export function decodeRecord(text: string): ReplicaRecord | undefined {
     const outer = JSON.parse(text) as { readonly sha256?: unknown; readonly body?: unknown };
     if (typeof outer.body !== 'string' || outer.sha256 !== digest(outer.body)) return undefined;
     // The digest says that these are our own words: their types need no check.
-    const { version, pairing, ...rest } = JSON.parse(outer.body) as Omit<ReplicaRecord, 'pairing'> & {
-      readonly version: number;
-      readonly pairing: string;
+    const { version, ...rest } = JSON.parse(outer.body) as Written;
+    if (version !== VERSION) return undefined;
+    const pairing = BigInt(`0x${rest.pairing}`);
+    const { previousPairing } = rest;
+    // The first of these records did not have it: then it is taken for the same.
+    return {
+      ...rest,
+      pairing,
+      previousPairing: previousPairing === undefined ? pairing : BigInt(`0x${previousPairing}`),
     };
-    return version === VERSION ? { ...rest, pairing: BigInt(`0x${pairing}`) } : undefined;
   } catch {
     return undefined;
   }

@@ -73,7 +73,17 @@ export function judge({ record, image, agentId, claim }: Case): Verdict {
     return { kind: 'new', cause: 'map-lost', reason: 'the last agent kept no dirty map' };
   }
   if (claim.pairing === 0n) return { kind: 'compare', pairing: 0n, ...lostMap(claim) };
-  if (claim.pairing !== record.pairing) return refuse('other-replica');
+  if (claim.pairing !== record.pairing) {
+    // The hub began another relation, and the link was lost before the agent had kept it.
+    const isUnkept = !record.isConfirmed && isPrevious(record, claim);
+    if (!isUnkept) return refuse('other-replica');
+    return {
+      kind: 'compare',
+      cause: 'link-lost',
+      pairing: record.pairing,
+      reason: 'the attachment before did not begin',
+    };
+  }
   return judgePair(record, claim);
 }
 
@@ -96,14 +106,18 @@ function judgeImage(record: ReplicaRecord, then: ImageLook, now: ImageLook): Con
   return nowMs > record.writtenAtMs + RECORD_SLACK_MS ? 'image-changed' : undefined;
 }
 
+/** The agent has kept what the hub knows that it had kept before the newest attachment. */
+function isPrevious({ previousPairing, previousGeneration }: ReplicaRecord, claim: Claim): boolean {
+  return claim.pairing === previousPairing && claim.generation === previousGeneration;
+}
+
 function judgePair(record: ReplicaRecord, claim: Claim): Verdict {
-  const { generation, previousGeneration, isConfirmed, sequence, previousSequence } = record;
+  const { generation, isConfirmed, sequence, previousSequence } = record;
   const positions = `attachment ${claim.generation}.${claim.recordedSequence} at the agent, ${generation}.${sequence} at the hub`;
   if (claim.generation > generation) return refuse('hub-rolled-back', positions);
   if (claim.generation < generation) {
     // The hub began an attachment that the agent never heard of.
-    const isKnown = !isConfirmed && claim.generation === previousGeneration;
-    if (!isKnown) return refuse('agent-rolled-back', positions);
+    if (isConfirmed || !isPrevious(record, claim)) return refuse('agent-rolled-back', positions);
   } else {
     if (claim.recordedSequence > sequence) return refuse('hub-rolled-back', positions);
     // Whatever the agent echoed it had made durable: even a power failure doesn't take that back.

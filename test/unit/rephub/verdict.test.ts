@@ -1,4 +1,5 @@
 // Who is ahead and why, as a table: what both sides kept on the left, what follows on the right.
+import { createHash } from 'node:crypto';
 import { describe, expect, test } from 'vitest';
 import { decodeRecord, encodeRecord, type ReplicaRecord } from '../../../src/rephub/replica-record.ts';
 import { type Case, judge } from '../../../src/rephub/verdict.ts';
@@ -14,6 +15,7 @@ const record: ReplicaRecord = {
   agentId: AGENT,
   pairing: 77n,
   generation: 9,
+  previousPairing: 77n,
   previousGeneration: 8,
   isConfirmed: true,
   sequence: 100,
@@ -67,6 +69,11 @@ const ROWS: ReadonlyArray<readonly [what: string, change: Change, outcome: strin
     'recall',
   ],
   ['the agent lost power', { claim: lost }, 'compare'],
+  [
+    'another relation, begun by the hub, that the agent never heard of',
+    { record: { isConfirmed: false, previousPairing: 78n }, claim: { pairing: 78n, generation: 8 } },
+    'compare',
+  ],
   ['the agent lost power and its newest head', { claim: { ...lost, recordedSequence: 90 } }, 'compare'],
   [
     "the agent's map is gone",
@@ -113,6 +120,21 @@ const ROWS: ReadonlyArray<readonly [what: string, change: Change, outcome: strin
     'image-changed',
   ],
   ['another replica is remembered', { claim: { pairing: 78n } }, 'other-replica'],
+  [
+    'another replica than the one before an attachment that did not begin',
+    { record: { isConfirmed: false, previousPairing: 78n }, claim: { pairing: 79n, generation: 8 } },
+    'other-replica',
+  ],
+  [
+    'the replica before this one, when this one was begun with',
+    { record: { previousPairing: 78n }, claim: { pairing: 78n, generation: 8 } },
+    'other-replica',
+  ],
+  [
+    'the replica before this one, an attachment too early',
+    { record: { isConfirmed: false, previousPairing: 78n }, claim: { pairing: 78n, generation: 7 } },
+    'other-replica',
+  ],
   ['the hub is an attachment behind', { claim: { generation: 10 } }, 'hub-rolled-back'],
   ['the hub is a record behind', { claim: { recordedSequence: 101 } }, 'hub-rolled-back'],
   [
@@ -144,6 +166,13 @@ describe('who is ahead', () => {
 describe('a record', () => {
   test('comes back as it was', () => {
     expect(decodeRecord(encodeRecord(record))).toEqual(record);
+  });
+
+  test('of the time before it told two pairings apart has one', () => {
+    const outer = JSON.parse(encodeRecord({ ...record, previousPairing: 78n })) as { body: string };
+    const body = outer.body.replace(/"previousPairing":"[^"]*",/, '');
+    const sha256 = createHash('sha256').update(body).digest('hex');
+    expect(decodeRecord(JSON.stringify({ sha256, body }))).toEqual(record);
   });
 
   test('is damaged when any byte of it is', () => {
