@@ -186,12 +186,17 @@ export class Agent {
   mirror(name: string, disk: MirrorFilter, image: () => ImageMark | undefined): void {
     const { below } = disk;
     this.#check(name, below);
+    let flaw: string | undefined;
+    const memory = this.#openMemory(name, below, image, (error) => {
+      flaw = `the dirty map can't be kept in its file: ${errorMessage(error)}`;
+      this.#volumes.get(name)?.health.flawed(flaw);
+    });
     const volume = new ProtectedVolume({
       name,
       reportedId: this.#idOf(name),
       disk,
       stream: this.#stream,
-      memory: this.#openMemory(name, below, image),
+      memory,
       maxDelayMs: this.#options.maxDelayMs,
       // A step of the machine's clock must not change how old a change is.
       nowUs: this.#options.nowUs ?? steadyUs,
@@ -205,6 +210,7 @@ export class Agent {
     });
     disk.join(volume);
     this.#volumes.set(name, volume);
+    if (flaw !== undefined) volume.health.flawed(flaw);
     this.#link.session?.report();
   }
 
@@ -287,6 +293,7 @@ export class Agent {
     volumeName: string,
     below: BlockDevice,
     image: () => ImageMark | undefined,
+    onBroken: (error: unknown) => void,
   ): VolumeMemory | undefined {
     const { state } = this.#options;
     if (!state) return undefined;
@@ -294,10 +301,7 @@ export class Agent {
       volumeName,
       sizeBytes: below.sizeBytes,
       image: image(),
-      onBroken: (error) => {
-        const text = `the dirty map can't be kept in its file: ${errorMessage(error)}`;
-        this.#volumes.get(volumeName)?.health.fail(text);
-      },
+      onBroken,
     });
     return { sidecar, image };
   }

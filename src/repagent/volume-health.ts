@@ -26,6 +26,7 @@ export class VolumeHealth {
   #rfcOnly = false;
   #failed = false;
   #lastError: string | undefined;
+  #flaw: string | undefined;
   /** The newest list of what the hub has to read. Until that is acknowledged, "protected" is of an earlier time. */
   #listSequence = 0;
 
@@ -45,7 +46,7 @@ export class VolumeHealth {
   }
 
   get lastError(): string | null {
-    return this.#lastError ?? (this.#rfcOnly ? RFC_ONLY : null);
+    return this.#lastError ?? this.#flaw ?? (this.#rfcOnly ? RFC_ONLY : null);
   }
 
   /** @param degraded changes go to the dirty map though a hub follows */
@@ -101,6 +102,12 @@ export class VolumeHealth {
   refused(text: string): void {
     this.#failed = true;
     this.fail(text);
+  }
+
+  /** Something is wrong here for as long as the process runs, though replication goes on: no hub can say it is over. */
+  flawed(text: string): void {
+    this.#flaw ??= text;
+    this.errors.note(text);
   }
 
   /** Something went wrong here. */
