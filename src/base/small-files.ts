@@ -18,8 +18,8 @@ export interface FileCalls {
   link(from: string, to: string): Promise<void>;
   /** Not an error when there is none. */
   remove(file: string): Promise<void>;
-  /** With all that lead to it. @returns the first that was missing; undefined: none */
-  makeFolder(folder: string): Promise<string | undefined>;
+  /** With all that lead to it. Not an error when it's there. @throws Error with `code` */
+  makeFolder(folder: string): Promise<void>;
 }
 
 export const systemFiles: FileCalls = {
@@ -43,20 +43,26 @@ export const systemFiles: FileCalls = {
   rename: (from, to) => fs.rename(from, to),
   link: (from, to) => fs.link(from, to),
   remove: (file) => fs.rm(file, { force: true }),
-  makeFolder: (folder) => fs.mkdir(folder, { recursive: true, mode: 0o700 }),
+  makeFolder: async (folder) => {
+    await fs.mkdir(folder, { recursive: true, mode: 0o700 });
+  },
 };
 
-/** Makes a folder, and the way to it, durably. @throws Error with `code` */
+/** What a folder says that can't be synced, or that may not be: no reason to refuse. */
+const UNSYNCABLE: ReadonlySet<string | undefined> = new Set(['EACCES', 'EPERM', 'EROFS', 'EINVAL']);
+
+/**
+ * Makes a folder, and the way to it, durably. What is there already may not be durable: who made it may have been killed
+ * before it was.
+ * @throws Error with `code`
+ */
 export async function makeFolderDurably(calls: FileCalls, folder: string): Promise<void> {
   const last = path.resolve(folder);
-  const first = await calls.makeFolder(last);
-  if (first === undefined) return;
-  for (let made = last; ; made = path.dirname(made)) {
-    // A folder above that may not be read can't be synced either: no reason to refuse.
+  await calls.makeFolder(last);
+  for (let made = last; made !== path.dirname(made); made = path.dirname(made)) {
     await calls.sync(path.dirname(made)).catch((error: unknown) => {
-      if (errorCode(error) !== 'EACCES') throw error;
+      if (!UNSYNCABLE.has(errorCode(error))) throw error;
     });
-    if (made === first || made === path.dirname(made)) return;
   }
 }
 

@@ -25,6 +25,7 @@ export function memoryRecord(): RecordPlace {
 
 /** @param file its folder is created when the record is first saved */
 export function recordFile(file: string, calls: FileCalls = systemFiles): RecordPlace {
+  let hasFolder = false;
   return {
     load: async () => {
       try {
@@ -36,9 +37,11 @@ export function recordFile(file: string, calls: FileCalls = systemFiles): Record
     },
     save: async (record) => {
       try {
-        await makeFolderDurably(calls, path.dirname(file));
+        if (!hasFolder) await makeFolderDurably(calls, path.dirname(file));
+        hasFolder = true;
         await replaceFile(calls, file, encodeRecord(record));
       } catch (error) {
+        hasFolder = false;
         throw failed(file, error);
       }
     },

@@ -103,15 +103,11 @@ export class SimFiles implements FileCalls {
     this.#changed();
   }
 
-  async makeFolder(folder: string): Promise<string | undefined> {
+  async makeFolder(folder: string): Promise<void> {
     await this.#step();
-    let first: string | undefined;
-    for (let at = folder; !this.#folders.has(at); at = path.dirname(at)) {
-      this.#folders.add(at);
-      first = at;
-    }
-    if (first) this.#changed();
-    return first;
+    if (this.#folders.has(folder)) return;
+    for (let at = folder; !this.#folders.has(at); at = path.dirname(at)) this.#folders.add(at);
+    this.#changed();
   }
 
   /** Power is cut: each name is what it was, or what it was synced as. */

@@ -12,19 +12,26 @@ import { Clock, Host } from '../../sim/clock.ts';
 import { SimFiles } from '../../sim/sim-files.ts';
 import { tempDir } from '../../support/temp-dir.ts';
 
-/** A machine that loses power after `ms`, and what its files are then. */
-async function lived(seed: number, ms: number, live: (files: SimFiles) => Promise<void>): Promise<SimFiles> {
+type Live = (files: SimFiles) => Promise<void>;
+
+/** A machine on which each process is killed after `ms`, and which then loses power, and what its files are. */
+async function lived(seed: number, ms: number, ...lives: readonly Live[]): Promise<SimFiles> {
   const random = seededRandom(seed);
   const clock = new Clock(random);
   const files = new SimFiles(clock, random);
-  const host = new Host('machine');
-  clock.as(host, () => void live(files).catch(() => undefined));
-  for (let at = 0; at < ms; at += 0.05) {
-    clock.runUntil(at);
-    await new Promise((resolve) => setImmediate(resolve));
-  }
-  host.isAlive = false;
-  files.powerCut();
+  // Not within the reaction of a promise: there the reactions of others could not run.
+  await new Promise<void>((resolve) => {
+    setImmediate(() => {
+      for (const live of lives) {
+        const host = new Host('machine');
+        clock.as(host, () => void live(files).catch(() => undefined));
+        clock.runUntil(clock.nowMs + ms);
+        host.isAlive = false;
+      }
+      files.powerCut();
+      resolve();
+    });
+  });
   return files;
 }
 
@@ -38,6 +45,21 @@ describe('a small file', () => {
       const found = files.peek('/var/lib/agent/id');
       if (answered !== undefined || found !== undefined) expect(found).toBe(`id of ${seed}`);
     }
+  });
+
+  it('that was answered for is there after a power cut, though others were killed before they had made it', async () => {
+    let answers = 0;
+    for (let seed = 1; seed <= 100; seed += 1) {
+      let answered: string | undefined;
+      const create = (): Live => async (calls) => {
+        answered = await readOrCreateFile(calls, '/var/lib/agent/id', () => 'the id');
+      };
+      const files = await lived(seed, 1 + seed / 10, create(), create(), create());
+      if (answered === undefined) continue;
+      answers += 1;
+      expect(files.peek('/var/lib/agent/id'), `seed ${seed}`).toBe('the id');
+    }
+    expect(answers).toBeGreaterThan(20);
   });
 
   it('is replaced as a whole, and never goes back behind the last answer', async () => {
