@@ -100,10 +100,12 @@ function judgeImage(record: ReplicaRecord, then: ImageLook, now: ImageLook): Con
   if (now.identity !== then.identity) return 'image-replaced';
   const thenNs = BigInt(then.changedAtNs);
   const nowNs = BigInt(now.changedAtNs);
+  // Whatever the hub's clock says by now: it may have been set back.
+  if (nowNs === thenNs) return undefined;
   if (nowNs < thenNs) return 'image-rolled-back';
-  if (record.isClean) return nowNs === thenNs ? undefined : 'image-changed';
-  const nowMs = Number(nowNs / 1_000_000n);
-  return nowMs > record.writtenAtMs + RECORD_SLACK_MS ? 'image-changed' : undefined;
+  if (record.isClean) return 'image-changed';
+  const lastMs = Math.max(record.writtenAtMs, Number(thenNs / 1_000_000n));
+  return Number(nowNs / 1_000_000n) > lastMs + RECORD_SLACK_MS ? 'image-changed' : undefined;
 }
 
 /** The agent has kept what the hub knows that it had kept before the newest attachment. */

@@ -92,6 +92,16 @@ const ROWS: ReadonlyArray<readonly [what: string, change: Change, outcome: strin
     { record: killed, image: { changedAtNs: '5000020000000000' } },
     'recall',
   ],
+  [
+    "the hub's clock was set back, and the hub was killed",
+    { record: { ...killed, writtenAtMs: 1_000_000_000 } },
+    'recall',
+  ],
+  [
+    'the same, and the image was written soon after',
+    { record: { ...killed, writtenAtMs: 1_000_000_000 }, image: { changedAtNs: '5000020000000000' } },
+    'recall',
+  ],
 
   ['another agent', { agentId: 'b'.repeat(32) }, 'other-agent'],
   ['an agent without an id', { agentId: null, claim: 'none' }, 'other-agent'],
@@ -117,6 +127,11 @@ const ROWS: ReadonlyArray<readonly [what: string, change: Change, outcome: strin
   [
     'an image that was written long after a kill',
     { record: killed, image: { changedAtNs: '5000040000000000' } },
+    'image-changed',
+  ],
+  [
+    "the same when the hub's clock was set back",
+    { record: { ...killed, writtenAtMs: 1_000_000_000 }, image: { changedAtNs: '5000040000000000' } },
     'image-changed',
   ],
   ['another replica is remembered', { claim: { pairing: 78n } }, 'other-replica'],
