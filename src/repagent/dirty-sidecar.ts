@@ -61,6 +61,7 @@ export class DirtySidecar {
   /** Takes the file over: whatever it held before is read, judged, and from then on kept true. @throws Error with `code` */
   constructor(options: SidecarOptions) {
     const { file, sizeBytes, granularityBytes } = options;
+    const { touchedAtMs } = file;
     this.#options = options;
     this.#file = file;
     this.granularityBytes = granularityBytes;
@@ -72,12 +73,18 @@ export class DirtySidecar {
     // The bits before the head that vouches for them, and before those the word that they mean nothing meanwhile.
     if (!this.isBelieved || old?.granularityBytes !== granularityBytes) {
       this.#writeHead({ isVoid: true });
+      // An exact file is believed after a power failure too: it must not look younger before it is void for sure.
+      if (options.exact && old) {
+        file.touch(touchedAtMs);
+        file.syncNow();
+      }
       this.#rewrite();
     } else if (sizeBytes > old.sizeBytes) {
       this.mark(Math.floor(old.sizeBytes / granularityBytes), this.bits.sizeBits);
     }
     this.#writeHead({ isVoid: false });
-    this.#unsynced = options.exact && !this.#head.isExact;
+    // Bits that were found may be the kernel's alone, of a process that was killed before their data was written.
+    this.#unsynced = options.exact;
   }
 
   /** Whether the bits are all that the replica named by `pairing` may lack. */
@@ -355,8 +362,10 @@ export class DirtySidecar {
       // From here on a bit that is not durable is one whose data waits for it.
       if (exact && !this.#head.isExact && !this.#isReleased) this.#writeHead({ isExact: true });
     } catch (error) {
-      if (this.#isBroken) this.#mayLie(error);
-      else this.#break(error);
+      if (this.#isBroken) return this.#mayLie(error);
+      this.#break(error);
+      // Whoever waits goes on as if it were kept: not even a power failure may bring back what the file said before.
+      await this.#syncFile();
     }
   }
 

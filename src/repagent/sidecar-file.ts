@@ -19,12 +19,14 @@ export interface SidecarFile {
   extend(sizeBytes: number): void;
   /** Empties the file: whatever it said is void. */
   empty(): void;
-  /** The file shows that its owner lives. */
-  touch(): void;
+  /** The file shows that its owner lives. @param atMs or lived then, Unix milliseconds */
+  touch(atMs?: number): void;
   /** When it was last written or touched, Unix milliseconds. */
   readonly touchedAtMs: number;
   /** Makes all that was written durable. */
   sync(): Promise<void>;
+  /** The same while everything waits: at the start only. @throws Error with `code` */
+  syncNow(): void;
   close(): void;
 }
 
@@ -67,10 +69,7 @@ export function openSidecarFile(path: string): SidecarFile {
       native?.fallocateSync(fd, 'zero', before, sizeBytes - before);
     },
     empty: () => fs.ftruncateSync(fd, 0),
-    touch: () => {
-      const now = new Date();
-      fs.futimesSync(fd, now, now);
-    },
+    touch: (atMs = Date.now()) => fs.futimesSync(fd, atMs / 1000, atMs / 1000),
     get touchedAtMs() {
       return fs.fstatSync(fd).mtimeMs;
     },
@@ -78,6 +77,7 @@ export function openSidecarFile(path: string): SidecarFile {
       new Promise((resolve, reject) => {
         fs.fdatasync(fd, (error) => (error ? reject(error) : resolve()));
       }),
+    syncNow: () => fs.fdatasyncSync(fd),
     close: () => fs.closeSync(fd),
   };
 }

@@ -52,8 +52,13 @@ export class MemorySidecar implements SidecarFile {
     this.bytes = Buffer.alloc(0);
   }
 
-  touch(): void {
-    this.touchedAtMs += 1;
+  touch(atMs = this.touchedAtMs + 1): void {
+    this.touchedAtMs = atMs;
+  }
+
+  syncNow(): void {
+    this.durable = Buffer.from(this.bytes);
+    this.syncs += 1;
   }
 
   async sync(): Promise<void> {

@@ -138,6 +138,21 @@ describe('a dirty map in a file', () => {
     expect([sidecar.pairing, new Set(counts)]).toEqual([78n, new Set([64])]);
   });
 
+  test('an exact map makes durable what a process that was killed had left to the kernel', async () => {
+    const file = new MemorySidecar(settledFile(64, [3]).file.bytes);
+    const before = open(file, 64, { exact: true });
+    await before.adopt(77n, 5);
+    // Killed before the sync has ended that the data of this one waits for.
+    before.mark(9, 10);
+    const taken = new MemorySidecar(file.bytes);
+    taken.durable = Buffer.from(file.durable);
+    const sidecar = open(taken, 64, { exact: true });
+    sidecar.mark(9, 10);
+    await sidecar.durable();
+    const after = open(new MemorySidecar(taken.durable), 64, { exact: true, bootId: randomBytes(16) });
+    expect([after.finding, bitsOf(after)]).toEqual(['exact', [3, 9]]);
+  });
+
   test('an exact map that can not be written is gone before the data of the bit it lacks is written', async () => {
     for (const fault of ['write', 'sync'] as const) {
       const file = new MemorySidecar(settledFile(64, [3]).file.bytes);
@@ -158,6 +173,30 @@ describe('a dirty map in a file', () => {
     expect(open(new MemorySidecar(file.bytes), 64, again).finding).toBe('exact');
     const changed = open(new MemorySidecar(file.bytes), 64, { ...again, image: image('a', 60_000) });
     expect([changed.finding, changed.isBelieved]).toEqual(['image-changed', false]);
+  });
+
+  test('a file that is void does not look younger before that is durable', async () => {
+    const file = new MemorySidecar(settledFile(64, [3]).file.bytes);
+    await open(file, 64, { exact: true }).adopt(77n, 5);
+    const again = { exact: true, bootId: randomBytes(16), image: image('a', 60_000) };
+    const taken = new MemorySidecar(file.bytes);
+    taken.touchedAtMs = file.touchedAtMs;
+    const seen: string[] = [];
+    taken.onWrite = () => {
+      // The kernel writes to a file, and its time goes on; here it's the time alone that a power failure leaves.
+      taken.touchedAtMs = 60_000;
+    };
+    const { touch } = taken;
+    taken.touch = (atMs) => {
+      touch.call(taken, atMs);
+      const cut = new MemorySidecar(taken.durable);
+      cut.touchedAtMs = taken.touchedAtMs;
+      seen.push(open(cut, 64, again).finding);
+    };
+    expect(open(taken, 64, again).finding).toBe('image-changed');
+    const left = new MemorySidecar(taken.durable);
+    left.touchedAtMs = 60_000;
+    expect([seen, open(left, 64, again).isBelieved]).toEqual([['image-changed'], false]);
   });
 
   test('an image that is much younger than the last sign of life was changed by someone else', () => {
@@ -257,6 +296,14 @@ describe('a dirty map in a file', () => {
     sidecar.mark(4, 5);
     sidecar.mark(5, 6);
     expect([broken.length, sidecar.isBroken, left.bytes.length]).toEqual([1, true, 0]);
+  });
+
+  test('a file that cannot be synced is gone for sure before anything is said to be kept', async () => {
+    const { file, sidecar } = settledFile(50, []);
+    await sidecar.adopt(7n, 1);
+    file.syncFaults = 1;
+    await sidecar.adopt(7n, 2);
+    expect([sidecar.isBroken, file.durable.length]).toEqual([true, 0]);
   });
 
   test('a process whose file cannot be written still knows how far the hub has come', async () => {
