@@ -42,6 +42,10 @@ export class HeapProgram {
     return JSON.parse(await this.#next()) as HeapLook;
   }
 
+  get pid(): number {
+    return this.#child.pid!;
+  }
+
   kill(): void {
     this.#child.kill('SIGKILL');
   }
