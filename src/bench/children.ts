@@ -46,6 +46,7 @@ export interface Child {
   tail(): string;
   /** The first line of standard output; rejects when the process ends before, or takes too long. */
   firstLine(timeoutMs: number): Promise<string>;
+  signal(name: NodeJS.Signals): void;
   /** SIGTERM, then SIGKILL. Never rejects. */
   stop(): Promise<void>;
 }
@@ -147,6 +148,7 @@ export class Children {
         if (first === undefined) throw new OperationError(`${basename(program)} did not start: ${tail()}`);
         return first;
       },
+      signal: (name) => void child.kill(name),
       stop: async () => {
         child.kill('SIGTERM');
         if ((await within(ended.promise, STOP_TIMEOUT_MS)) === undefined) {

@@ -15,6 +15,16 @@ export interface FioFigures {
   readonly cpuSeconds: number;
 }
 
+/** A load of writes that is no cell. */
+export interface SteadyLoad {
+  readonly access: 'randwrite' | 'write';
+  readonly blockBytes: number;
+  /** Requests in flight. */
+  readonly depth: number;
+  /** A second; undefined: as many as there can be. */
+  readonly iops: number | undefined;
+}
+
 /** fio's own name for its output format, and no state files. */
 const COMMON = ['--output-format=json', '--eta=never', '--randrepeat=0', '--verify_state_save=0'];
 
@@ -52,6 +62,35 @@ export function loopbackLoadArgs(cell: Cell, port: number, seconds: number): str
       `--runtime=${milliseconds(seconds)}`,
     ],
   ];
+}
+
+/** A load that goes on until it is interrupted, or for `seconds`, at a rate if it has one. */
+export function steadyLoadArgs(load: SteadyLoad, uri: string, sizeBytes: number, seconds: number): string[] {
+  return [
+    ...[
+      '--name=steady',
+      ...COMMON,
+      `--rw=${load.access}`,
+      `--bs=${load.blockBytes}`,
+      `--iodepth=${load.depth}`,
+    ],
+    ...[`--size=${sizeBytes}`, '--norandommap', '--time_based', `--runtime=${milliseconds(seconds)}`],
+    ...(load.iops === undefined ? [] : [`--rate_iops=${load.iops}`]),
+    ...['--ioengine=nbd', `--uri=${uri}`],
+  ];
+}
+
+/** Has fio note when each request was answered, after how long, and where it was: a line each in `logPath(prefix)`. */
+export function requestLogArgs(prefix: string): string[] {
+  return [
+    ...[`--write_lat_log=${prefix}`, '--log_offset=1', '--log_unix_epoch=1'],
+    ...['--disable_clat=1', '--disable_slat=1'],
+  ];
+}
+
+/** Where the only job of a run puts what {@link requestLogArgs} asks for. */
+export function requestLogPath(prefix: string): string {
+  return `${prefix}_lat.1.log`;
 }
 
 /** Writes random blocks all over the export and reads them back, checking their checksums. */

@@ -178,7 +178,8 @@ export function selectCells(preset: readonly Cell[], patterns: readonly string[]
   return [...chosen.values()];
 }
 
-function globMatches(pattern: string, id: string): boolean {
+/** Whether an id is as the pattern says, in which `*` stands for anything. */
+export function globMatches(pattern: string, id: string): boolean {
   const source = pattern
     .split('*')
     .map((part) => part.replace(/[^\w-]/g, '\\$&'))

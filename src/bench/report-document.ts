@@ -3,8 +3,20 @@ import { UsageError } from '../base/errors.ts';
 import { benchHeading, benchTables, markdownTable } from './report-table.ts';
 import type { BenchResult } from './result.ts';
 
-export const BEGIN_MARKER = '<!-- bench figures begin: written by `repagent bench --report` -->';
-export const END_MARKER = '<!-- bench figures end -->';
+/** A place for figures in a document: a line before it and one behind it. */
+export interface Place {
+  readonly begin: string;
+  readonly end: string;
+}
+
+export const BENCH_PLACE: Place = {
+  begin: '<!-- bench figures begin: written by `repagent bench --report` -->',
+  end: '<!-- bench figures end -->',
+};
+export const RECOVERY_PLACE: Place = {
+  begin: '<!-- recovery figures begin: written by `repagent bench --recovery --report` -->',
+  end: '<!-- recovery figures end -->',
+};
 
 /** @param chartName how the document refers to the chart */
 export function benchMarkdown(result: BenchResult, chartName: string): string {
@@ -15,14 +27,14 @@ export function benchMarkdown(result: BenchResult, chartName: string): string {
   ].join('\n\n');
 }
 
-/** @throws UsageError when the document lacks the markers */
-export function replaceFigures(document: string, figures: string): string {
-  const begin = document.indexOf(BEGIN_MARKER);
-  const end = document.indexOf(END_MARKER);
+/** @throws UsageError when the document lacks the place */
+export function replaceFigures(document: string, figures: string, place: Place): string {
+  const begin = document.indexOf(place.begin);
+  const end = document.indexOf(place.end);
   if (begin === -1 || end < begin) {
     throw new UsageError(
-      `--report: the document has no place for figures; it needs the two lines\n${BEGIN_MARKER}\n${END_MARKER}`,
+      `--report: the document has no place for figures; it needs the two lines\n${place.begin}\n${place.end}`,
     );
   }
-  return `${document.slice(0, begin + BEGIN_MARKER.length)}\n\n${figures}\n\n${document.slice(end)}`;
+  return `${document.slice(0, begin + place.begin.length)}\n\n${figures}\n\n${document.slice(end)}`;
 }

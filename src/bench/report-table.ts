@@ -1,5 +1,6 @@
 // The figures as tables, for a terminal and for Markdown: the same rows, drawn differently. Pure.
 import { formatBytes } from '../base/size.ts';
+import type { Machine } from './machine.ts';
 import { type BenchResult, type CellFigures, type CellResult, ratioTo } from './result.ts';
 
 export interface Table {
@@ -106,11 +107,22 @@ export function benchHeading(result: BenchResult): string[] {
   const versions = servers
     .filter(({ version }) => version !== '')
     .map(({ name, version }) => `${name} ${version}`);
-  const memory = formatBytes(machine.memoryBytes);
   return [
-    `${machine.processor}, ${machine.processors} processors, ${memory}, ${machine.system}, Node ${machine.node}; load before: ${machine.loadBefore.toFixed(2)}`,
+    machineLine(machine),
     `${result.date}; ${result.rounds} interleaved rounds of ${result.seconds} s, medians; image of ${formatBytes(result.sizeBytes)}; ${versions.join(', ')}`,
   ];
+}
+
+/** What it was measured on. */
+export function machineLine({
+  processor,
+  processors,
+  memoryBytes,
+  system,
+  node,
+  loadBefore,
+}: Machine): string {
+  return `${processor}, ${processors} processors, ${formatBytes(memoryBytes)}, ${system}, Node ${node}; load before: ${loadBefore.toFixed(2)}`;
 }
 
 /** Columns aligned with spaces. */

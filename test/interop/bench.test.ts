@@ -1,9 +1,10 @@
 // The bench against nbdkit, for seconds: that it measures, reports and cleans up. Never how fast anything is.
 import { spawn } from 'node:child_process';
-import { readdirSync, symlinkSync, writeFileSync } from 'node:fs';
+import { closeSync, openSync, readdirSync, symlinkSync, writeFileSync, writeSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { expect, it } from 'vitest';
-import { BEGIN_MARKER, END_MARKER } from '../../src/bench/report-document.ts';
+import type { RecoveryResult } from '../../src/bench/recovery/result.ts';
+import { BENCH_PLACE, RECOVERY_PLACE } from '../../src/bench/report-document.ts';
 import type { BenchResult } from '../../src/bench/result.ts';
 import { CLI_PATH, runCli } from '../support/cli.ts';
 import { tempDir } from '../support/temp-dir.ts';
@@ -18,7 +19,7 @@ const leftovers = (pid: number): string[] =>
 
 it('measures two cells against nbdkit and writes the report', async () => {
   const folder = tempDir();
-  writeFileSync(folder.file('PERFORMANCE.md'), `# Mine\n${BEGIN_MARKER}\n${END_MARKER}\n`);
+  writeFileSync(folder.file('PERFORMANCE.md'), `# Mine\n${BENCH_PLACE.begin}\n${BENCH_PLACE.end}\n`);
   const args = ['bench', ...TINY, ...CELLS, '--peers', 'nbdkit,null,file,loopback', '--json'];
   const run = await runCli([...args, '--report', folder.path], { timeoutMs: 110_000 });
   expect(run.code, run.stderr).toBe(0);
@@ -47,6 +48,72 @@ it('measures two cells against nbdkit and writes the report', async () => {
   expect(document).toMatch(/\| 4k-randread-qd8 \| .*k.* \| .*x\)/);
   expect(await readFile(folder.file('performance.svg'), 'utf8')).toMatch(/^<svg .*<\/svg>\n$/s);
   folder.remove();
+});
+
+it('takes a hub away and brings it back, and counts what was read for it', async () => {
+  const folder = tempDir();
+  writeFileSync(folder.file('PERFORMANCE.md'), `# Mine\n${RECOVERY_PLACE.begin}\n${RECOVERY_PLACE.end}\n`);
+  const cells = ['outage-4k-*-killed', 'lag-4k-*-1000iops', 'map-*-4k'].flatMap((cell) => ['--cell', cell]);
+  const args = ['bench', '--recovery', '--outage', '3', '--size', '64M', '--rounds', '2', '--seconds', '0.3'];
+  const run = await runCli([...args, ...cells, '--disk', folder.path, '--json', '--report', folder.path], {
+    timeoutMs: 115_000,
+  });
+  expect(run.code, run.stderr).toBe(0);
+  const { outages, lags, maps, granularityBytes } = JSON.parse(run.stdout) as RecoveryResult;
+  const [outage, ...others] = outages;
+  expect(others).toEqual([]);
+  const { missed, certainChunkBytes, countedBytes, readBytes, comparedBytes, resyncs } = outage!;
+  expect(outage!.outageMs).toBeGreaterThanOrEqual(3000);
+  expect(resyncs.map(({ outcome }) => outcome)).toContain('done');
+  // The client's own account and the agent's: every chunk that was written while there was no hub was read again.
+  expect(certainChunkBytes).toBeGreaterThan(granularityBytes * 100);
+  expect(readBytes + comparedBytes).toBeGreaterThanOrEqual(certainChunkBytes);
+  expect(missed.chunkBytes).toBeGreaterThanOrEqual(certainChunkBytes);
+  expect(missed.writtenBytes).toBeGreaterThan(4096 * 1000);
+  expect(countedBytes).toBeGreaterThan(0);
+  expect(outage!.readPerChunk).toBeCloseTo(readBytes / missed.chunkBytes);
+  expect(outage!.latency.during.writes).toBeGreaterThan(100);
+  expect(lags.map(({ samples, sampled }) => [samples > 5, sampled.maxMs !== null])).toEqual([[true, true]]);
+  expect(maps[0]!.keepings.map(({ keeping }) => keeping)).toEqual(['memory', 'file', 'durable']);
+  const [memory, file, durable] = maps[0]!.keepings;
+  expect([memory!.newBitShare, memory!.syncsPerWrite]).toEqual([0, 0]);
+  expect(file!.newBitShare).toBeGreaterThan(0);
+  expect(durable!.syncsPerWrite).toBeGreaterThan(file!.syncsPerWrite);
+  for (const { isEqual } of [...outages, ...lags, ...maps]) expect(isEqual).toBe(true);
+  expect(await readFile(folder.file('PERFORMANCE.md'), 'utf8')).toMatch(
+    /^# Mine\n.*\| 4k-randwrite-1000iops-killed \|/s,
+  );
+  expect(readdirSync(folder.path)).toEqual(['PERFORMANCE.md']);
+  folder.remove();
+});
+
+it('ends with an error when a replica differs', async () => {
+  const folder = tempDir();
+  const args = ['bench', '--recovery', '--outage', '1', '--size', '64M', '--cell', 'lag-4k-*-1000iops'];
+  const child = spawn(process.execPath, [CLI_PATH, ...args, '--disk', folder.path], {
+    stdio: ['ignore', 'ignore', 'pipe'],
+  });
+  let said = '';
+  child.stderr.setEncoding('utf8').on('data', (text: string) => {
+    said += text;
+  });
+  const exit = new Promise<number | null>((resolve) => {
+    child.once('exit', resolve);
+  });
+  try {
+    await waitUntil(() => said.includes('iops: running'), { timeoutMs: 60_000 });
+    const [own] = readdirSync(folder.path);
+    const replica = openSync(folder.file(`${own!}/replica.img`), 'r+');
+    // Behind the hub's back, in so many places that the load can't mend them all.
+    for (let at = 0; at < 64; at += 1) writeSync(replica, 'rotten', at * 2 ** 20 + 100);
+    closeSync(replica);
+    expect(await exit).toBe(1);
+    expect(said).toContain('the replica differs from the disk');
+    expect(readdirSync(folder.path)).toEqual([]);
+  } finally {
+    child.kill('SIGKILL');
+    folder.remove();
+  }
 });
 
 it('names what is missing, and goes on without it', async () => {

@@ -1,6 +1,7 @@
 // QEMU's own way to copy writes: qemu-storage-daemon exports the image over NBD while its blockdev-mirror job copies
 // to a second process, a qemu-nbd. Measured once the job is ready, that is, when the first copy is complete.
 import { OperationError } from '../../base/errors.ts';
+import { compare } from '../own-process.ts';
 import { QmpClient } from '../qmp.ts';
 import {
   type Bed,
@@ -12,7 +13,6 @@ import {
   untilAccepts,
 } from '../server.ts';
 import { createEmptyImage } from '../workspace.ts';
-import { compare } from './repagent.ts';
 
 const SYNC_TIMEOUT_MS = 120_000;
 const JOB = 'mirror';

@@ -2,7 +2,7 @@
 import { UsageError } from '../../base/errors.ts';
 import { parseSize } from '../../base/size.ts';
 import { defineCommand } from '../command.ts';
-import type { OptionTable } from '../option-table.ts';
+import type { OptionTable, RawOptions } from '../option-table.ts';
 import { parseCount } from '../parse-values.ts';
 
 const MIN_SIZE_BYTES = 16 * 1024 * 1024;
@@ -12,6 +12,15 @@ const BENCH_OPTIONS = {
   quick: { type: 'flag', describe: 'the most telling cells, in about five minutes (the default)' },
   full: { type: 'flag', describe: 'every cell of the matrix; takes hours' },
   tls: { type: 'flag', describe: 'the quick loads through TLS too' },
+  recovery: {
+    type: 'flag',
+    describe: 'instead: what an outage of the hub costs, and how far behind a replica is; ten minutes',
+  },
+  outage: {
+    type: 'text',
+    describe: 'with --recovery: seconds for which the hub is away, and for which the lag is watched',
+    fallback: '60',
+  },
   cell: {
     type: 'text',
     describe: 'measure this cell, such as 4k-randread-qd32; * stands for anything',
@@ -23,10 +32,18 @@ const BENCH_OPTIONS = {
     describe: 'compare with these only, by commas; --list shows them',
     fallback: 'all',
   },
-  rounds: { type: 'text', describe: 'interleaved rounds of each cell', fallback: '4' },
-  seconds: { type: 'text', describe: 'seconds of load in each round', fallback: '1.2, or 3 with --full' },
-  size: { type: 'text', describe: 'size of the images', fallback: '256M' },
-  disk: { type: 'text', describe: 'a folder on the disk for the cells with -disk', fallback: '/var/tmp' },
+  rounds: { type: 'text', describe: 'interleaved rounds of each cell', fallback: '4, or 8 with --recovery' },
+  seconds: {
+    type: 'text',
+    describe: 'seconds of load in each round',
+    fallback: '1.2, or 3 with --full or --recovery',
+  },
+  size: { type: 'text', describe: 'size of the images', fallback: '256M, or 1G with --recovery' },
+  disk: {
+    type: 'text',
+    describe: 'a folder on the disk for the cells with -disk, and for --recovery',
+    fallback: '/var/tmp',
+  },
   json: { type: 'flag', describe: 'print one JSON object' },
   report: {
     type: 'text',
@@ -47,30 +64,55 @@ export const benchCommand = defineCommand({
     ['bench', 'the quick cells against every server that is installed'],
     ['bench --cell 4k-*-qd1 --peers nbdkit --rounds 8', 'one thing closely'],
     ['bench --json > figures.json', 'for a program to read'],
+    ['bench --recovery --outage 10', 'bytes read again after an outage, time until protected, lag'],
   ],
   configFile: false,
   run: async (raw) => {
+    if (raw.recovery) return runRecovery(raw);
     if (raw.quick && raw.full) throw new UsageError('--quick and --full: give one of them');
+    if (raw.outage !== undefined) throw new UsageError('--outage is about hubs that go away: add --recovery');
     const full = raw.full ?? false;
-    const sizeBytes = parseSize(raw.size ?? '256M', '--size');
-    if (sizeBytes < MIN_SIZE_BYTES || sizeBytes % MIN_SIZE_BYTES !== 0) {
-      throw new UsageError('--size: images have a multiple of 16M, such as 256M');
-    }
+    const sizeBytes = parseImageSize(raw.size ?? '256M');
     const { runBenchCommand } = await import('../run/bench.ts');
     return runBenchCommand({
       ...{ full, tls: raw.tls ?? false, cells: raw.cell ?? [], sizeBytes },
       peers: (raw.peers ?? '').split(',').filter((name) => name !== ''),
       rounds: parseCount(raw.rounds ?? '4', '--rounds', 1000),
-      seconds: parseSeconds(raw.seconds ?? (full ? '3' : '1.2')),
+      seconds: parseSeconds(raw.seconds ?? (full ? '3' : '1.2'), '--seconds'),
       ...{ diskFolder: raw.disk, json: raw.json ?? false, report: raw.report, list: raw.list ?? false },
     });
   },
 });
 
-function parseSeconds(text: string): number {
+/** Options of the other kind of run mean nothing here. */
+const NOT_WITH_RECOVERY = ['quick', 'full', 'tls', 'peers'] as const;
+
+async function runRecovery(raw: RawOptions<typeof BENCH_OPTIONS>): Promise<number> {
+  for (const name of NOT_WITH_RECOVERY) {
+    if (raw[name] !== undefined) throw new UsageError(`--${name} has no meaning with --recovery`);
+  }
+  const outageSeconds = parseSeconds(raw.outage ?? '60', '--outage');
+  const { runRecoveryCommand } = await import('../run/bench-recovery.ts');
+  return runRecoveryCommand({
+    rounds: parseCount(raw.rounds ?? '8', '--rounds', 1000),
+    roundSeconds: parseSeconds(raw.seconds ?? '3', '--seconds'),
+    ...{ cells: raw.cell ?? [], outageSeconds, sizeBytes: parseImageSize(raw.size ?? '1G') },
+    ...{ diskFolder: raw.disk, json: raw.json ?? false, report: raw.report, list: raw.list ?? false },
+  });
+}
+
+function parseImageSize(text: string): number {
+  const sizeBytes = parseSize(text, '--size');
+  if (sizeBytes < MIN_SIZE_BYTES || sizeBytes % MIN_SIZE_BYTES !== 0) {
+    throw new UsageError('--size: images have a multiple of 16M, such as 256M');
+  }
+  return sizeBytes;
+}
+
+function parseSeconds(text: string, option: string): number {
   const seconds = /^\d+(?:\.\d+)?$/.test(text) ? Number(text) : Number.NaN;
   if (!(seconds >= 0.1 && seconds <= MAX_SECONDS)) {
-    throw new UsageError(`--seconds: ${JSON.stringify(text)} is not a number from 0.1 to ${MAX_SECONDS}`);
+    throw new UsageError(`${option}: ${JSON.stringify(text)} is not a number from 0.1 to ${MAX_SECONDS}`);
   }
   return seconds;
 }

@@ -1,12 +1,7 @@
 import { describe, expect, test } from 'vitest';
 import { parseCellId } from '../../../src/bench/matrix.ts';
 import { benchChart } from '../../../src/bench/report-chart.ts';
-import {
-  BEGIN_MARKER,
-  benchMarkdown,
-  END_MARKER,
-  replaceFigures,
-} from '../../../src/bench/report-document.ts';
+import { BENCH_PLACE, benchMarkdown, replaceFigures } from '../../../src/bench/report-document.ts';
 import { benchHeading, benchTables, markdownTable, textTable } from '../../../src/bench/report-table.ts';
 import {
   type BenchResult,
@@ -123,14 +118,14 @@ describe('report', () => {
   });
 
   test('goes between the markers, and leaves the rest; twice gives the same', () => {
-    const document = `# Title\n\n${BEGIN_MARKER}\nold\n${END_MARKER}\nend\n`;
-    const once = replaceFigures(document, benchMarkdown(RESULT, 'chart.svg'));
+    const document = `# Title\n\n${BENCH_PLACE.begin}\nold\n${BENCH_PLACE.end}\nend\n`;
+    const once = replaceFigures(document, benchMarkdown(RESULT, 'chart.svg'), BENCH_PLACE);
     expect(once).toMatch(/^# Title\n/);
     expect(once).toMatch(/!\[Speed in each cell\]\(chart\.svg\)/);
     expect(once).not.toContain('old');
-    expect(once.endsWith(`${END_MARKER}\nend\n`)).toBe(true);
-    expect(replaceFigures(once, benchMarkdown(RESULT, 'chart.svg'))).toBe(once);
-    expect(() => replaceFigures('# Title\n', '')).toThrow(/markers|two lines/);
+    expect(once.endsWith(`${BENCH_PLACE.end}\nend\n`)).toBe(true);
+    expect(replaceFigures(once, benchMarkdown(RESULT, 'chart.svg'), BENCH_PLACE)).toBe(once);
+    expect(() => replaceFigures('# Title\n', '', BENCH_PLACE)).toThrow(/markers|two lines/);
   });
 
   test('the chart has a bar for each server but floors, as long as it is fast', () => {

@@ -1,0 +1,113 @@
+// A hub and an agent with one volume, as processes, of which the hub can be taken away and brought back.
+import { once } from 'node:events';
+import type { VolumeStatus } from '../../control/status.ts';
+import {
+  compare,
+  isCaughtUp,
+  type OwnProcess,
+  type OwnProgram,
+  onlyVolume,
+  startRole,
+} from '../own-process.ts';
+import { nbdUri, until } from '../server.ts';
+import type { Absence } from './cells.ts';
+
+const EXPORT = 'disk';
+const SYNC_TIMEOUT_MS = 300_000;
+
+export interface PairPaths {
+  readonly image: string;
+  readonly replica: string;
+  readonly agentState: string;
+  readonly hubState: string;
+}
+
+export class ReplicatedPair {
+  readonly uri: string;
+  readonly #own: OwnProgram;
+  readonly #paths: PairPaths;
+  readonly #serve: OwnProcess;
+  #hub: OwnProcess;
+  #absence: Absence | undefined;
+
+  private constructor(own: OwnProgram, paths: PairPaths, hub: OwnProcess, serve: OwnProcess) {
+    this.#own = own;
+    this.#paths = paths;
+    this.#hub = hub;
+    this.#serve = serve;
+    this.uri = nbdUri(serve.port, EXPORT, undefined);
+  }
+
+  /** Starts both and waits for the first copy. The files are there already. @throws OperationError */
+  static async start(own: OwnProgram, paths: PairPaths): Promise<ReplicatedPair> {
+    const hub = await startRole(own, 'hub', hubArgs(paths, 0));
+    const serve = await startRole(own, 'serve', [
+      ...[`${EXPORT}=${paths.image}`, '--listen', '127.0.0.1:0', '--hub', `127.0.0.1:${hub.port}`],
+      ...['--vm-name', 'bench', '--state-dir', paths.agentState],
+    ]);
+    const pair = new ReplicatedPair(own, paths, hub, serve);
+    await pair.settle();
+    return pair;
+  }
+
+  /** What the agent says of the volume. */
+  volume(): Promise<VolumeStatus> {
+    return onlyVolume(this.#own, 'serve', this.#serve.child.pid);
+  }
+
+  /** The hub is gone when this resolves. */
+  async takeHubAway(how: Absence): Promise<void> {
+    this.#absence = how;
+    const { child } = this.#hub;
+    child.signal(how === 'killed' ? 'SIGKILL' : 'SIGSTOP');
+    if (how === 'killed') await child.exited;
+  }
+
+  /** The hub accepts agents again when this resolves, at the same address. */
+  async bringHubBack(): Promise<void> {
+    if (this.#absence === 'killed')
+      this.#hub = await startRole(this.#own, 'hub', hubArgs(this.#paths, this.#hub.port));
+    else this.#hub.child.signal('SIGCONT');
+    this.#absence = undefined;
+  }
+
+  /** Waits until everything that was written is durable at the hub. */
+  settle(): Promise<void> {
+    const what = 'everything is replicated';
+    return until(what, async () => isCaughtUp(await this.volume()), SYNC_TIMEOUT_MS);
+  }
+
+  /** @throws OperationError when disk and replica differ */
+  async check(): Promise<true> {
+    await this.settle();
+    await compare('repagent', this.#paths.image, this.#paths.replica);
+    return true;
+  }
+
+  async stop(): Promise<void> {
+    if (this.#absence === 'stopped') this.#hub.child.signal('SIGCONT');
+    await this.#serve.child.stop();
+    await this.#hub.child.stop();
+  }
+}
+
+/** A pause that ends, by throwing, when `aborted` does. */
+export async function pause(delayMs: number, aborted: AbortSignal): Promise<void> {
+  aborted.throwIfAborted();
+  let timer: NodeJS.Timeout | undefined;
+  const passed = new Promise((resolve) => {
+    timer = setTimeout(resolve, delayMs);
+  });
+  const done = new AbortController();
+  try {
+    await Promise.race([passed, once(aborted, 'abort', { signal: done.signal }).catch(() => {})]);
+  } finally {
+    clearTimeout(timer);
+    done.abort();
+  }
+  aborted.throwIfAborted();
+}
+
+function hubArgs({ replica, hubState }: PairPaths, port: number): string[] {
+  return [`${EXPORT}=${replica}`, '--listen', `127.0.0.1:${port}`, '--state-dir', hubState];
+}
