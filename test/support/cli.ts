@@ -24,6 +24,8 @@ export interface CliOptions {
   /** Added to the environment; undefined removes a variable. */
   readonly env?: Readonly<Record<string, string | undefined>>;
   readonly cwd?: string;
+  /** A program that becomes ours, with the arguments that come before: `nsenter --net=...`. */
+  readonly through?: readonly string[] | undefined;
   /** For runCli: the whole run. For startServe and startHub: until the `listening` line. Milliseconds. */
   readonly timeoutMs?: number;
   /** runCli: given to standard input. */
@@ -115,7 +117,8 @@ function launch(args: readonly string[], options: CliOptions): Launched {
     ...options.env,
   };
   for (const [name, value] of Object.entries(env)) if (value === undefined) delete env[name];
-  const child = spawn(process.execPath, [CLI_PATH, ...args], {
+  const [program, ...words] = [...(options.through ?? []), process.execPath, CLI_PATH, ...args];
+  const child = spawn(program!, words, {
     env,
     ...(options.cwd === undefined ? {} : { cwd: options.cwd }),
     stdio: ['pipe', 'pipe', 'pipe'],

@@ -71,10 +71,13 @@ class ProxiedLink {
         this.#pass(direction, from, to, chunk);
         return;
       }
-      // What is late must not be overtaken by what comes after it.
+      // What is late must not be overtaken by what comes after it; nor is more taken in than fits the line.
+      from.pause();
       const before = last;
       const mine: Promise<void> = this.#passSlowly(direction, from, to, chunk, before).finally(() => {
-        if (last === mine) last = undefined;
+        if (last !== mine) return;
+        last = undefined;
+        if (!this.#proxy.isStalled(direction) && !to.writableNeedDrain) from.resume();
       });
       last = mine;
     });
