@@ -12,6 +12,14 @@ export interface HeartbeatOptions {
 /** Samples among which the quickest counts: the quicker the answer, the better it tells the clock. */
 const SAMPLES = 8;
 
+/** How far clocks may part between two samples by running unevenly, microseconds. */
+const DRIFT_US = 10_000;
+
+interface Sample {
+  readonly roundTripUs: number;
+  readonly offsetUs: number;
+}
+
 export class Heartbeat {
   readonly #options: HeartbeatOptions;
   readonly #timer: NodeJS.Timeout;
@@ -20,7 +28,7 @@ export class Heartbeat {
   #suspect = false;
   #token = 0n;
   #sentUs = 0;
-  #samples: Array<{ readonly roundTripUs: number; readonly offsetUs: number }> = [];
+  #samples: Sample[] = [];
 
   constructor(options: HeartbeatOptions) {
     this.#options = options;
@@ -30,11 +38,7 @@ export class Heartbeat {
 
   /** The agent's clock minus this one, microseconds; null until it answered once. */
   get clockOffsetUs(): number | null {
-    let best: { readonly roundTripUs: number; readonly offsetUs: number } | undefined;
-    for (const sample of this.#samples) {
-      if (!best || sample.roundTripUs < best.roundTripUs) best = sample;
-    }
-    return best?.offsetUs ?? null;
+    return this.#best?.offsetUs ?? null;
   }
 
   /** Bytes arrived. */
@@ -53,12 +57,25 @@ export class Heartbeat {
     if (token !== this.#token) return;
     const roundTripUs = steadyUs() - this.#sentUs;
     const offsetUs = timeUs - (this.#sentUs + Math.round(roundTripUs / 2));
+    const best = this.#best;
+    // Each is wrong by half of its round trip at most. What that can't explain: the agent's clock was set.
+    const isExplained =
+      !best || Math.abs(offsetUs - best.offsetUs) <= (roundTripUs + best.roundTripUs) / 2 + DRIFT_US;
+    if (!isExplained) this.#samples = [];
     this.#samples.push({ roundTripUs, offsetUs });
     if (this.#samples.length > SAMPLES) this.#samples.shift();
   }
 
   stop(): void {
     clearInterval(this.#timer);
+  }
+
+  get #best(): Sample | undefined {
+    let best: Sample | undefined;
+    for (const sample of this.#samples) {
+      if (!best || sample.roundTripUs < best.roundTripUs) best = sample;
+    }
+    return best;
   }
 
   #beat(): void {

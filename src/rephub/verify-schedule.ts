@@ -29,6 +29,7 @@ export interface VerifyScheduleOptions<T extends Verifiable> {
 export class VerifySchedule<T extends Verifiable> {
   readonly #options: VerifyScheduleOptions<T>;
   readonly #timer: NodeJS.Timeout;
+  /** By a clock that nobody sets: one that is set back must not put the next attempt off. */
   readonly #notBefore = new WeakMap<T, number>();
   #isBusy = false;
 
@@ -50,7 +51,7 @@ export class VerifySchedule<T extends Verifiable> {
     const { everyMs, verify, logger } = this.#options;
     this.#isBusy = true;
     // Whatever comes of it, others have their turn first.
-    this.#notBefore.set(due, Date.now() + Math.min(RETRY_MS, everyMs));
+    this.#notBefore.set(due, performance.now() + Math.min(RETRY_MS, everyMs));
     try {
       await verify(due);
     } catch (error) {
@@ -64,7 +65,7 @@ export class VerifySchedule<T extends Verifiable> {
   #mostOverdue(nowMs: number): T | undefined {
     let found: T | undefined;
     for (const replica of this.#options.replicas()) {
-      if (!replica.isProtected || nowMs < (this.#notBefore.get(replica) ?? 0)) continue;
+      if (!replica.isProtected || performance.now() < (this.#notBefore.get(replica) ?? 0)) continue;
       // A time in the future is of a clock that was wrong: it must not keep the replica from being verified.
       const isDue = replica.verifiedAtMs > nowMs || nowMs - replica.verifiedAtMs >= this.#options.everyMs;
       if (isDue && (!found || replica.verifiedAtMs < found.verifiedAtMs)) found = replica;

@@ -311,6 +311,34 @@ describe('Heartbeat', () => {
     heart.stop();
   });
 
+  it.each([-3600, 3600])('believes no older answer once the clock was set by %i s', (seconds) => {
+    vi.useFakeTimers({ toFake: ['setInterval', 'clearInterval', 'performance'] });
+    const pings: bigint[] = [];
+    const heart = new Heartbeat({
+      intervalMs: 1000,
+      deadMs: 60_000,
+      ping: (token) => pings.push(token),
+      died: () => {},
+    });
+    const answer = (offsetUs: number, roundTripMs: number) => {
+      vi.advanceTimersByTime(roundTripMs);
+      heart.pong(pings.at(-1)!, steadyUs() + offsetUs);
+      vi.advanceTimersByTime(1000 - roundTripMs);
+    };
+    answer(0, 10);
+    answer(0, 100);
+    // Of no later answer it may be said that it tells less of the clock as it is now.
+    answer(seconds * 1e6, 200);
+    expect(Math.abs(heart.clockOffsetUs! - seconds * 1e6)).toBeLessThanOrEqual(100_000);
+    answer(seconds * 1e6, 20);
+    expect(Math.abs(heart.clockOffsetUs! - seconds * 1e6)).toBeLessThanOrEqual(10_000);
+    // A slow answer is no sign of another clock.
+    answer(seconds * 1e6, 900);
+    expect(Math.abs(heart.clockOffsetUs! - seconds * 1e6)).toBeLessThanOrEqual(10_000);
+    heart.stop();
+    vi.useRealTimers();
+  });
+
   it('gives silence one more round before it is death, in case this process stood still', () => {
     vi.useFakeTimers({ toFake: ['setInterval', 'clearInterval', 'performance'] });
     let deaths = 0;

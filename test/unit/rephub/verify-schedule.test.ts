@@ -103,6 +103,15 @@ describe('VerifySchedule', () => {
     expect(begun).toEqual(['a']);
   });
 
+  it('goes on when the clock is set back', async () => {
+    start(replica('bad', 0));
+    await minutes(1);
+    finish[0]!(new Error('busy'));
+    vi.setSystemTime(Date.now() - 1000 * HOUR);
+    await minutes(5);
+    expect(begun).toEqual(['bad', 'bad']);
+  });
+
   it('begins nothing once it is closed', async () => {
     start(replica('a', 0));
     schedule!.close();
