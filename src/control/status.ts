@@ -110,6 +110,18 @@ export interface LinkTraffic {
   readonly limitBytesPerSecond: number | null;
 }
 
+/** What an agent reads of its disks for its hubs: resyncs, initial syncs, verifications. */
+export interface ResyncReads {
+  /** --resync-rate: it gives way to guests, or so many bytes a second at most. */
+  readonly rate: 'auto' | number;
+  /** Since the process began. */
+  readonly readBytes: number;
+  /** Over the last seconds; null in the first one. */
+  readonly bytesPerSecond: number | null;
+  /** Whether it gives way to guests now. */
+  readonly yielding: boolean;
+}
+
 /** The agent's connection to a hub. */
 export interface LinkStatus {
   /** The hub's name: the address, unless it was given one. */
@@ -134,6 +146,8 @@ export interface ProcessStatus {
   readonly link: LinkStatus | null;
   /** Agent with a hub: all of them. */
   readonly links?: readonly LinkStatus[];
+  /** Agent with a hub. */
+  readonly resyncReads?: ResyncReads;
   readonly volumes: readonly VolumeStatus[];
 }
 

@@ -3,12 +3,19 @@
 import { OperationError, UsageError } from '../base/errors.ts';
 import { MAX_HUBS_PER_AGENT } from '../base/limits.ts';
 import type { BlockDevice } from '../blockdev/block-device.ts';
-import type { LinkStatus, VerifyProgress, VerifyResult, VolumeStatus } from '../control/status.ts';
+import type {
+  LinkStatus,
+  ResyncReads,
+  VerifyProgress,
+  VerifyResult,
+  VolumeStatus,
+} from '../control/status.ts';
 import { Agent, type AgentOptions, type AgentStats } from './agent.ts';
 import type { DirtyRun } from './dirty-map.ts';
 import { combineHubs } from './hub-combination.ts';
 import { HubRoster } from './hub-roster.ts';
 import { MirrorFilter } from './mirror-filter.ts';
+import { ResyncPace, type ResyncRate } from './resync-pace.ts';
 import type { ImageMark } from './sidecar-finding.ts';
 
 /** One hub of a group. */
@@ -18,12 +25,16 @@ export interface GroupHub extends Pick<AgentOptions, 'hubHost' | 'hubPort' | 'st
 }
 
 /** What is the same for all of them. The queue's limit is each hub's. */
-export type GroupOptions = Omit<AgentOptions, keyof GroupHub | 'admitHub'>;
+export interface GroupOptions extends Omit<AgentOptions, keyof GroupHub | 'admitHub' | 'pace'> {
+  /** How fast disks are read for all of them together. */
+  readonly resyncRate?: ResyncRate | undefined;
+}
 
 export interface GroupStatus {
   /** The link of the hub that is worst off. */
   readonly link: LinkStatus;
   readonly links: readonly LinkStatus[];
+  readonly resyncReads: ResyncReads;
   readonly volumes: readonly VolumeStatus[];
 }
 
@@ -33,15 +44,18 @@ export interface GroupStats extends AgentStats {
 
 export class AgentGroup {
   readonly #agents: ReadonlyMap<string, Agent>;
+  readonly #pace: ResyncPace;
 
   /** @throws UsageError when there are no hubs, too many, or two of one name or address */
   constructor(hubs: readonly GroupHub[], options: GroupOptions) {
     checkHubs(hubs);
     const roster = new HubRoster();
+    const pace = new ResyncPace(options.resyncRate ?? 'auto');
+    this.#pace = pace;
     this.#agents = new Map(
       hubs.map((hub) => {
         const admitHub = (hubId: Buffer): string | undefined => roster.admit(hub.name, hubId);
-        return [hub.name, new Agent({ ...options, ...hub, admitHub })];
+        return [hub.name, new Agent({ ...options, ...hub, admitHub, pace })];
       }),
     );
   }
@@ -75,7 +89,8 @@ export class AgentGroup {
         })),
       ),
     );
-    return { link: links.find(({ state }) => state !== 'live') ?? links[0]!, links, volumes };
+    const link = links.find(({ state }) => state !== 'live') ?? links[0]!;
+    return { link, links, resyncReads: this.#pace.status, volumes };
   }
 
   /** Sums over the hubs, and each by itself when there are several. */

@@ -28,6 +28,7 @@ import { MirrorStream } from './mirror-stream.ts';
 import { DEFAULT_HOLD, type HoldTuning, OverflowHold } from './overflow-hold.ts';
 import { ProtectedVolume, type VolumeMemory } from './protected-volume.ts';
 import type { RemoteIoStats } from './remote-io.ts';
+import { ResyncPace } from './resync-pace.ts';
 import type { ImageMark } from './sidecar-finding.ts';
 import type { MapKeeper } from './state-dir.ts';
 import { volumeStatus } from './volume-status.ts';
@@ -52,6 +53,8 @@ export interface AgentOptions {
   readonly queueBytes?: number | undefined;
   /** Delay guests' changes by up to so much while that queue fills, ms; undefined: never. */
   readonly maxDelayMs?: number | undefined;
+  /** When disks may be read for the hub, shared with the agents of other hubs; undefined: one of its own, auto. */
+  readonly pace?: ResyncPace | undefined;
   /** For how long overflows of that queue in quick succession keep volumes off the stream. */
   readonly overflowHold?: Partial<HoldTuning> | undefined;
   readonly pingIntervalMs?: number | undefined;
@@ -102,6 +105,7 @@ export class Agent {
   readonly #stream: MirrorStream;
   readonly #link: HubLink;
   readonly #limiter: LinkLimiter;
+  readonly #pace: ResyncPace;
   readonly #epoch = randomBytes(8).readBigUInt64LE();
   readonly #faulty = new Set<ProtectedVolume>();
   readonly #remoteIo: RemoteIoStats = {
@@ -129,6 +133,7 @@ export class Agent {
     };
     const hold = new OverflowHold({ ...DEFAULT_HOLD, ...options.overflowHold });
     this.#stream = new MirrorStream(options.queueBytes ?? DEFAULT_QUEUE_BYTES, this.#nowUs, events, hold);
+    this.#pace = options.pace ?? new ResyncPace('auto');
     this.#limiter = new LinkLimiter(options.bandwidth ?? UNLIMITED, {
       nowMs: () => performance.now(),
       wallMs: () => this.#nowUs() / 1000,
@@ -154,6 +159,7 @@ export class Agent {
           stream: this.#stream,
           limiter: this.#limiter,
           stats: this.#remoteIo,
+          pace: this.#pace,
           nowUs: this.#nowUs,
           logger: this.#logger,
           ...hooks,
@@ -209,6 +215,7 @@ export class Agent {
       onResync: ({ name: volume }, record) => this.#logger.info({ volume, ...record }, 'a resync has ended'),
     });
     disk.join(volume);
+    this.#pace.add(disk.load);
     this.#volumes.set(name, volume);
     if (flaw !== undefined) volume.health.flawed(flaw);
     this.#link.session?.report();

@@ -11,6 +11,7 @@ import type { MirrorStream } from './mirror-stream.ts';
 import type { ProtectedVolume } from './protected-volume.ts';
 import { checkedRange } from './remote-range.ts';
 import type { RequestWindow } from './request-window.ts';
+import type { PaceTurn, ResyncPace } from './resync-pace.ts';
 import { TurnQueue } from './turn-queue.ts';
 
 /** Largest range of one digest: it's computed in one go, while guests wait. */
@@ -21,6 +22,7 @@ const NO_DIGEST = Buffer.alloc(0);
 export interface HashResponderOptions {
   readonly stream: MirrorStream;
   readonly window: RequestWindow;
+  readonly pace: ResyncPace;
   readonly volumeOf: (id: bigint) => ProtectedVolume | undefined;
   readonly onFault: (error: unknown) => void;
   readonly logger: Logger;
@@ -41,9 +43,10 @@ export class HashResponder {
   constructor(options: HashResponderOptions) {
     this.#options = options;
     this.#jobs = new TurnQueue<Job>({
-      perTurn: 1,
       atOnce: 4,
-      run: (job) => this.#digest(job),
+      pace: options.pace,
+      bytesOf: (job) => job.length,
+      run: (job, turn) => this.#digest(job, turn),
       onFault: options.onFault,
     });
   }
@@ -66,7 +69,7 @@ export class HashResponder {
     this.#jobs.drop();
   }
 
-  async #digest(job: Job): Promise<void> {
+  async #digest(job: Job, turn: PaceTurn): Promise<void> {
     const { volume, requestId, offset, length } = job;
     await volume.lock.ended(offset, length);
     if (this.#stopped) return;
@@ -76,11 +79,11 @@ export class HashResponder {
       // Something else may have begun while this waited; then the range isn't at rest.
       let status: number = volume.lock.overlaps(offset, length) ? HASH_STATUS.BUSY : HASH_STATUS.OK;
       const data = slab.bytes.subarray(0, length);
-      if (status === HASH_STATUS.OK) status = await this.#readInto(job, data);
+      if (status === HASH_STATUS.OK) status = await this.#readInto(job, data, turn);
       if (this.#stopped) return;
       if (status === HASH_STATUS.OK && (watch.touched || volume.mode !== 'on')) status = HASH_STATUS.BUSY;
       if (status === HASH_STATUS.OK) volume.resyncs.compared(length);
-      const digest = status === HASH_STATUS.OK ? createHash('sha256').update(data).digest() : NO_DIGEST;
+      const digest = status === HASH_STATUS.OK ? turn.hold(() => sha256(data)) : NO_DIGEST;
       this.#answer(volume, requestId, status, digest);
     } finally {
       slab.release();
@@ -88,12 +91,12 @@ export class HashResponder {
     }
   }
 
-  async #readInto(job: Job, data: Buffer): Promise<number> {
+  async #readInto(job: Job, data: Buffer, turn: PaceTurn): Promise<number> {
+    const { volume, offset, length } = job;
     try {
-      await job.volume.below.read(job.offset, data);
+      await turn.use(length, () => volume.below.read(offset, data));
       return HASH_STATUS.OK;
     } catch (error) {
-      const { volume, offset, length } = job;
       this.#options.logger.warn(
         { err: error, volume: volume.name, offset, length },
         'read for a digest failed',
@@ -107,4 +110,8 @@ export class HashResponder {
     const frame = encode.encodeHashResponse(requestId, volume.wireId, status, stream.sequence, digest);
     stream.frame(volume, frame, () => window.give(0));
   }
+}
+
+function sha256(data: Buffer): Buffer {
+  return createHash('sha256').update(data).digest();
 }

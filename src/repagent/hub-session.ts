@@ -16,10 +16,9 @@ import { FarewellWatch } from './farewell-watch.ts';
 import { HashResponder } from './hash-responder.ts';
 import type { LinkLimiter } from './link-limiter.ts';
 import { Liveness } from './liveness.ts';
-import type { MirrorStream } from './mirror-stream.ts';
 import { PairingTalk } from './pairing-talk.ts';
 import type { ProtectedVolume } from './protected-volume.ts';
-import { RemoteIo, type RemoteIoStats } from './remote-io.ts';
+import { RemoteIo, type RemoteIoOptions } from './remote-io.ts';
 import { RequestWindow } from './request-window.ts';
 import { StreamSender } from './stream-sender.ts';
 import { VerifyRequests } from './verify-requests.ts';
@@ -33,7 +32,7 @@ const MAX_STARTS_PER_VOLUME = 64;
 /** After the farewell the hub ends the connection; it gets so long for it, ms. */
 const GOODBYE_MS = 1000;
 
-export interface SessionOptions {
+export interface SessionOptions extends Pick<RemoteIoOptions, 'stream' | 'stats' | 'pace'> {
   readonly vmName: string;
   /** 16 bytes. */
   readonly agentId: Buffer;
@@ -47,9 +46,7 @@ export interface SessionOptions {
   /** How often a volume that the hub refused is reported again, ms. */
   readonly reportRetryMs: number;
   readonly volumes: ReadonlyMap<string, ProtectedVolume>;
-  readonly stream: MirrorStream;
   readonly limiter: LinkLimiter;
-  readonly stats: RemoteIoStats;
   readonly nowUs: () => number;
   readonly logger: Logger;
   /** The hub has said what it speaks. */
@@ -312,7 +309,7 @@ export class HubSession implements ByteConsumer {
       throw new WireError(`the hub began with ${message.kind}`);
     }
     this.#phase = isHello ? 'extended' : 'rfc';
-    const { stream, stats, limiter } = this.#options;
+    const { stream, stats, limiter, pace } = this.#options;
     stream.open(isHello);
     this.#sender = new StreamSender({
       outlet: this.#link,
@@ -329,6 +326,7 @@ export class HubSession implements ByteConsumer {
     const shared = {
       stream,
       window: this.#window,
+      pace,
       volumeOf: (id: bigint) => this.#ids.get(id),
       onFault: this.#fault,
       logger: this.#logger,

@@ -3,6 +3,7 @@
 import { TokenBucket } from '../base/token-bucket.ts';
 import type { LinkTraffic } from '../control/status.ts';
 import { type Bandwidth, type BandwidthSchedule, bandwidthAt, localClock } from './bandwidth-schedule.ts';
+import { RateMeter } from './rate-meter.ts';
 
 /** For how long an allowance that is not used is saved up: enough for timers that come late, ms. */
 const BURST_MS = 250;
@@ -19,7 +20,7 @@ export interface LimiterClocks {
 export class LinkLimiter {
   readonly #schedule: BandwidthSchedule;
   readonly #clocks: LimiterClocks;
-  readonly #meter: SendMeter;
+  readonly #meter: RateMeter;
   #bucket: TokenBucket | undefined;
   #limit: Bandwidth = null;
   /** Whole minutes of Unix time for which the limit was looked up: rules begin and end with a minute. */
@@ -28,7 +29,7 @@ export class LinkLimiter {
   constructor(schedule: BandwidthSchedule, clocks: LimiterClocks) {
     this.#schedule = schedule;
     this.#clocks = clocks;
-    this.#meter = new SendMeter(clocks.nowMs());
+    this.#meter = new RateMeter(clocks.nowMs());
     this.#lookUp();
   }
 
@@ -74,47 +75,5 @@ export class LinkLimiter {
     if (limit === null) this.#bucket = undefined;
     else if (this.#bucket) this.#bucket.change(limit, BURST_MS, this.#clocks.nowMs());
     else this.#bucket = new TokenBucket(limit, BURST_MS, this.#clocks.nowMs());
-  }
-}
-
-/** Seconds over which the rate is taken. */
-const METER_SECONDS = 4;
-
-/** What was sent in the last whole seconds. */
-class SendMeter {
-  totalBytes = 0;
-  readonly #firstSecond: number;
-  /** One for each second, and the one that has begun. */
-  readonly #cells = new Float64Array(METER_SECONDS + 1);
-  #second: number;
-
-  constructor(nowMs: number) {
-    this.#firstSecond = Math.floor(nowMs / 1000);
-    this.#second = this.#firstSecond;
-  }
-
-  note(bytes: number, nowMs: number): void {
-    this.#advance(nowMs);
-    this.totalBytes += bytes;
-    this.#cells[this.#second % this.#cells.length]! += bytes;
-  }
-
-  /** Null before a whole second has passed. */
-  bytesPerSecond(nowMs: number): number | null {
-    this.#advance(nowMs);
-    const seconds = Math.min(METER_SECONDS, this.#second - this.#firstSecond);
-    if (seconds === 0) return null;
-    let bytes = 0;
-    for (let ago = 1; ago <= seconds; ago += 1) {
-      bytes += this.#cells[(this.#second - ago) % this.#cells.length]!;
-    }
-    return Math.round(bytes / seconds);
-  }
-
-  #advance(nowMs: number): void {
-    const second = Math.floor(nowMs / 1000);
-    const passed = Math.min(this.#cells.length, second - this.#second);
-    for (let i = 0; i < passed; i += 1) this.#cells[(second - i) % this.#cells.length] = 0;
-    this.#second = Math.max(this.#second, second);
   }
 }

@@ -13,6 +13,7 @@ import type { MutationKind } from '../blockdev/mutation.ts';
 import { RangeLock } from '../blockdev/range-lock.ts';
 import { DerivedLimits } from '../filter/derived-limits.ts';
 import type { Generation } from './dirty-map.ts';
+import { GUEST_CHANGE, GUEST_FLUSH, GUEST_READ, GuestLoad } from './guest-load.ts';
 import type { GuestThrottle } from './guest-throttle.ts';
 import type { Mirror, MirroredDisk } from './mirror.ts';
 import { RangeWatches } from './range-watch.ts';
@@ -24,6 +25,7 @@ export class MirrorFilter implements BlockDevice, MirroredDisk {
   readonly below: BlockDevice;
   readonly lock = new RangeLock();
   readonly watches = new RangeWatches();
+  readonly load = new GuestLoad();
   /** The device below is being closed or is closed. */
   isClosed = false;
   readonly #mirrors: Mirror[] = [];
@@ -62,7 +64,9 @@ export class MirrorFilter implements BlockDevice, MirroredDisk {
   }
 
   read(offset: number, target: Buffer): MaybePromise<void> {
-    return this.below.read(offset, target);
+    const result = this.below.read(offset, target);
+    if (this.load.watcher) this.load.watch(GUEST_READ, result);
+    return result;
   }
 
   write(offset: number, data: Buffer, fua: boolean): MaybePromise<void> {
@@ -188,6 +192,9 @@ export class MirrorFilter implements BlockDevice, MirroredDisk {
     let result: MaybePromise<void>;
     try {
       result = this.#apply(kind, offset, length, data, fua, mayTrim);
+      if (this.load.watcher && by === undefined) {
+        this.load.watch(kind === 'flush' ? GUEST_FLUSH : GUEST_CHANGE, result);
+      }
     } catch (error) {
       this.#failed(tokens, kind, offset, length, by);
       throw error;

@@ -11,10 +11,10 @@ import type { MirrorStream } from './mirror-stream.ts';
 import type { ProtectedVolume } from './protected-volume.ts';
 import { checkedRange } from './remote-range.ts';
 import type { RequestWindow } from './request-window.ts';
+import type { PaceTurn, ResyncPace } from './resync-pace.ts';
 import type { Answer } from './stream-sender.ts';
 import { TurnQueue } from './turn-queue.ts';
 
-const PER_TURN = 2;
 const AT_ONCE = 16;
 const ZEROES = Buffer.alloc(64 * KiB);
 
@@ -29,6 +29,7 @@ export interface RemoteIoStats {
 export interface RemoteIoOptions {
   readonly stream: MirrorStream;
   readonly window: RequestWindow;
+  readonly pace: ResyncPace;
   readonly volumeOf: (id: bigint) => ProtectedVolume | undefined;
   readonly answer: (answer: Answer) => void;
   readonly onFault: (error: unknown) => void;
@@ -55,9 +56,10 @@ export class RemoteIo {
   constructor(options: RemoteIoOptions) {
     this.#options = options;
     this.#jobs = new TurnQueue<Job>({
-      perTurn: PER_TURN,
       atOnce: AT_ONCE,
-      run: (job) => (job.data ? this.#write(job, job.data) : this.#read(job)),
+      pace: options.pace,
+      bytesOf: (job) => job.length,
+      run: (job, turn) => (job.data ? this.#write(job, job.data, turn) : this.#read(job, turn)),
       onFault: options.onFault,
     });
   }
@@ -88,11 +90,18 @@ export class RemoteIo {
     for (const job of this.#jobs.drop()) job.data?.release();
   }
 
-  async #read(job: Job): Promise<void> {
+  async #read(job: Job, turn: PaceTurn): Promise<void> {
     const { volume, offset, length } = job;
-    await volume.untilFollowed();
-    if (this.#stopped) return;
+    const followed = volume.untilFollowed();
+    if (followed) {
+      // What waits for the stream takes nobody's turn at the disk.
+      turn.end();
+      await followed;
+      if (!this.#stopped) this.#jobs.push(job);
+      return;
+    }
     if (this.#options.stream.extensions && (await isHole(volume, offset, length))) {
+      turn.end();
       await settleRange(volume, offset, length);
       if (!this.#stopped) this.#sendZeroes(job);
       return;
@@ -101,7 +110,8 @@ export class RemoteIo {
     const slab = sharedPool.acquire(length);
     try {
       const data = slab.bytes.subarray(0, length);
-      const isRead = await this.#readInto(job, data);
+      const isRead = await this.#readInto(job, data, turn);
+      turn.end();
       if (isRead) await settleRange(volume, offset, length);
       if (this.#stopped) return;
       if (isRead) this.#sendData(job, data, slab);
@@ -111,9 +121,10 @@ export class RemoteIo {
     }
   }
 
-  async #readInto(job: Job, data: Buffer): Promise<boolean> {
+  async #readInto(job: Job, data: Buffer, turn: PaceTurn): Promise<boolean> {
+    const { volume, offset } = job;
     try {
-      await job.volume.below.read(job.offset, data);
+      await turn.use(data.length, () => volume.below.read(offset, data));
       return true;
     } catch (error) {
       this.#logFailure(job, 'read', error);
@@ -121,10 +132,11 @@ export class RemoteIo {
     }
   }
 
-  async #write(job: Job, data: RetainedBytes): Promise<void> {
+  async #write(job: Job, data: RetainedBytes, turn: PaceTurn): Promise<void> {
+    const { volume, offset } = job;
     let status = 0;
     try {
-      await job.volume.writeRemotely(job.offset, data.bytes);
+      await turn.use(data.bytes.length, () => volume.writeRemotely(offset, data.bytes));
       this.#options.stats.remoteWrites += 1;
       this.#options.stats.remoteWriteBytes += job.length;
     } catch (error) {

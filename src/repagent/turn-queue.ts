@@ -1,22 +1,23 @@
-// Carries requests of the hub out a few per turn of the event loop, so that guests go first, and a few at a time, so
-// that they don't crowd the device.
+// Carries requests of the hub out one after the other, a few at a time: when each may begin, the pace of the disks says.
+import type { PacedQueue, PaceTurn, ResyncPace } from './resync-pace.ts';
 
 export interface TurnQueueOptions<T> {
-  /** Most that are begun in one turn. */
-  readonly perTurn: number;
   /** Most that are under way at one time. */
   readonly atOnce: number;
-  /** Carries one out. It must answer failures itself. */
-  readonly run: (request: T) => Promise<void>;
+  /** Shared with others that use the same disks. */
+  readonly pace: ResyncPace;
+  /** Bytes that the disk moves for a request at most. */
+  readonly bytesOf: (request: T) => number;
+  /** Carries one out, and ends its turn when it needs the disk no more. It must answer failures itself. */
+  readonly run: (request: T, turn: PaceTurn) => Promise<void>;
   /** Told of what `run` rejected all the same. */
   readonly onFault: (error: unknown) => void;
 }
 
-export class TurnQueue<T> {
+export class TurnQueue<T> implements PacedQueue {
   readonly #options: TurnQueueOptions<T>;
   readonly #waiting: T[] = [];
   #active = 0;
-  #scheduled = false;
 
   constructor(options: TurnQueueOptions<T>) {
     this.#options = options;
@@ -24,40 +25,41 @@ export class TurnQueue<T> {
 
   push(request: T): void {
     this.#waiting.push(request);
-    this.#schedule();
+    this.#ask();
   }
 
   /** Takes out what has not been begun. */
   drop(): T[] {
+    this.#options.pace.leave(this);
     return this.#waiting.splice(0);
   }
 
-  #schedule(): void {
-    if (this.#scheduled || this.#waiting.length === 0 || this.#active >= this.#options.atOnce) return;
-    this.#scheduled = true;
-    setImmediate(this.#turn);
+  beginNext(): boolean {
+    const request = this.#waiting.shift();
+    if (request !== undefined) void this.#run(request);
+    return this.#wantsTurn;
   }
 
-  readonly #turn = (): void => {
-    this.#scheduled = false;
-    const { perTurn, atOnce } = this.#options;
-    for (let begun = 0; begun < perTurn && this.#active < atOnce; begun += 1) {
-      const request = this.#waiting.shift();
-      if (request === undefined) return;
-      void this.#run(request);
-    }
-    this.#schedule();
-  };
+  get #wantsTurn(): boolean {
+    return this.#waiting.length > 0 && this.#active < this.#options.atOnce;
+  }
+
+  #ask(): void {
+    if (this.#wantsTurn) this.#options.pace.wants(this);
+  }
 
   async #run(request: T): Promise<void> {
+    const { pace, bytesOf, run, onFault } = this.#options;
     this.#active += 1;
+    const turn = pace.begin(bytesOf(request));
     try {
-      await this.#options.run(request);
+      await run(request, turn);
     } catch (error) {
-      this.#options.onFault(error);
+      onFault(error);
     } finally {
       this.#active -= 1;
-      this.#schedule();
+      turn.end();
+      this.#ask();
     }
   }
 }

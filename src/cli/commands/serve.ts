@@ -27,7 +27,13 @@ import { type ExportSettings, parseExports } from '../parse-export.ts';
 import { isNbdUri, type NamedSource, parseImages } from '../parse-image.ts';
 import { parseSocketPermissions } from '../parse-socket.ts';
 import { checkNbdExposure, checkTlsRules, parseTls, TLS_OPTIONS, type TlsConfig } from '../parse-tls.ts';
-import { agentStateDir, parseCount, parsePositiveTimeout, parseVmName } from '../parse-values.ts';
+import {
+  agentStateDir,
+  parseCount,
+  parsePositiveTimeout,
+  parseResyncRate,
+  parseVmName,
+} from '../parse-values.ts';
 import { insecureOption, listenControlOption, logLevelOption } from './shared-options.ts';
 
 export const SERVE_OPTIONS = {
@@ -146,6 +152,12 @@ export const SERVE_OPTIONS = {
     choices: ['degrade', 'throttle'],
     fallback: 'degrade',
   },
+  'resync-rate': {
+    type: 'text',
+    describe:
+      'bytes a second that are read of the disks for syncs and verifications at most, all hubs together: 20M; auto gives way to guests instead',
+    fallback: 'auto',
+  },
   'max-delay': {
     type: 'text',
     describe: 'the longest that throttle may delay a change, from 1ms to 1s',
@@ -202,6 +214,7 @@ export interface ServeConfig {
   readonly handshakeTimeoutMs: number | undefined;
   readonly idleTimeoutMs: number | undefined;
   readonly queueBytes: number;
+  readonly resyncRate: 'auto' | number;
   /** Undefined: guests are never delayed. */
   readonly maxDelayMs: number | undefined;
   readonly stateDir: string;
@@ -258,6 +271,7 @@ export function resolveServe(raw: RawOptions<typeof SERVE_OPTIONS>): ServeConfig
     handshakeTimeoutMs: parsePositiveTimeout(raw['handshake-timeout'], '--handshake-timeout'),
     idleTimeoutMs: parsePositiveTimeout(raw['idle-timeout'], '--idle-timeout'),
     queueBytes: parseQueueBytes(raw['queue-bytes']),
+    resyncRate: parseResyncRate(raw['resync-rate'], hubs.length > 0),
     maxDelayMs: parseMaxDelay(raw['on-hub-lag'], raw['max-delay'], hubs.length > 0),
     stateDir: agentStateDir(raw['state-dir'], vmName, images[0]!.source),
     dirtyGranularityBytes: parseGranularity(raw['dirty-granularity']),

@@ -21,7 +21,7 @@ export interface Replication {
   dirtyContext(name: string): MetaContext | undefined;
   /** Dials every hub. */
   start(): void;
-  status(): Pick<ProcessStatus, 'link' | 'links' | 'volumes'>;
+  status(): Pick<ProcessStatus, 'link' | 'links' | 'resyncReads' | 'volumes'>;
   /** Counters of the agent, for people who look into it; undefined without one. */
   stats(): unknown;
   /** @param hub its name; may be left out when there is only one */
@@ -60,7 +60,14 @@ export async function createReplication(
       tls: hubTls && files && { credentials: files.current, serverName: hubTls.serverName ?? hub.host },
       logger: hubs.length > 1 ? logger.child({ hubName: hub.name }) : logger,
     })),
-    { vmName, agentId: state.agentId, queueBytes, maxDelayMs: config.maxDelayMs, bandwidth },
+    {
+      vmName,
+      agentId: state.agentId,
+      queueBytes,
+      maxDelayMs: config.maxDelayMs,
+      resyncRate: config.resyncRate,
+      bandwidth,
+    },
   );
   return {
     protect: (name, below, imagePath) =>

@@ -230,6 +230,7 @@ class ServeProcess {
       listening: this.#urls(),
       link: replicated?.link ?? null,
       ...(replicated?.links && { links: replicated.links }),
+      ...(replicated?.resyncReads && { resyncReads: replicated.resyncReads }),
       volumes: [
         ...(replicated?.volumes ?? []),
         ...others.map(({ name, device }) => unprotectedVolume(name, this.#config.vmName, device.sizeBytes)),

@@ -2,7 +2,7 @@
 import type { LagFigures } from '../../base/lag-history.ts';
 import type { ResyncRecord } from '../../base/resync-log.ts';
 import { formatBytes, formatDuration } from '../../base/size.ts';
-import type { LinkTraffic, VerificationStatus, VolumeStatus } from '../../control/status.ts';
+import type { LinkTraffic, ResyncReads, VerificationStatus, VolumeStatus } from '../../control/status.ts';
 
 const UNKNOWN = 'unknown';
 const NOT_NOW = '-';
@@ -87,4 +87,11 @@ export function lagFiguresText(figures: LagFigures | undefined): string {
 export function trafficText({ bytesPerSecond, limitBytesPerSecond }: LinkTraffic): string {
   const limit = isKnown(limitBytesPerSecond) ? ` of at most ${rateText(limitBytesPerSecond)}` : '';
   return `, sends ${rateText(bytesPerSecond)}${limit}`;
+}
+
+/** What is read of the disks for the hubs now; undefined while that is nothing. */
+export function resyncReadsText({ rate, bytesPerSecond, yielding }: ResyncReads): string | undefined {
+  if (bytesPerSecond === 0) return undefined;
+  const how = rate !== 'auto' ? ` of at most ${rateText(rate)}` : yielding ? ', giving way to guests' : '';
+  return `reads for hubs: ${rateText(bytesPerSecond)}${how}`;
 }

@@ -6,6 +6,7 @@ import {
   durationText,
   lagFiguresText,
   percentText,
+  resyncReadsText,
   resyncText,
   syncPercent,
   syncRateText,
@@ -150,6 +151,8 @@ function headLines(status: ProcessStatus): string[] {
     lines.push(`hub ${printable(linkName(link))}: ${printable(link.state)}${traffic}`);
     if (link.lastError) lines.push(`  last error: ${printable(link.lastError)}`);
   }
+  const reads = status.resyncReads && resyncReadsText(status.resyncReads);
+  if (reads !== undefined) lines.push(reads);
   if (links.length === 0 && status.role === 'agent') lines.push('no hub: nothing is replicated');
   return lines;
 }

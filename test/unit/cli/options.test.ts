@@ -12,6 +12,7 @@ import {
   hubStateDir,
   LOG_LEVEL_CHOICES,
   parseCount,
+  parseResyncRate,
   parseVmName,
 } from '../../../src/cli/parse-values.ts';
 
@@ -132,6 +133,16 @@ describe('values', () => {
     for (const text of ['0', '11', '-1', '1.5', '1e1', '', 'x', '99999999999']) {
       expect(() => parseCount(text, '--n', 10)).toThrow('is not a whole number from 1 to 10');
     }
+  });
+
+  it('takes a rate of resyncs, or auto', () => {
+    expect(parseResyncRate(undefined, false)).toBe('auto');
+    expect(parseResyncRate('auto', true)).toBe('auto');
+    expect(parseResyncRate('1.5M', true)).toBe(1.5 * 2 ** 20);
+    expect(parseResyncRate('256K', true)).toBe(2 ** 18);
+    expect(() => parseResyncRate('255K', true)).toThrow('less than the least, 256K a second');
+    expect(() => parseResyncRate('fast', true)).toThrow('use auto, or bytes a second as 20M');
+    expect(() => parseResyncRate('auto', false)).toThrow('add --hub HOST');
   });
 
   it('machine names are one path component', () => {

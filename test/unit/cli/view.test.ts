@@ -15,7 +15,7 @@ import {
 import { progressText } from '../../../src/cli/view/progress-line.ts';
 import { statusLine, statusTable } from '../../../src/cli/view/status-table.ts';
 import { bar, type Look, lookOf, paint, printable, shorten } from '../../../src/cli/view/terminal.ts';
-import type { VolumeStatus } from '../../../src/control/status.ts';
+import type { ResyncReads, VolumeStatus } from '../../../src/control/status.ts';
 import { combineHubs } from '../../../src/repagent/hub-combination.ts';
 import { sampleStatus, sampleVolume } from '../control/samples.ts';
 
@@ -192,6 +192,22 @@ describe('statusTable', () => {
     const limited = { ...traffic, limitBytesPerSecond: 20 * 2 ** 20 };
     const [, line] = statusTable(sampleStatus([], { link: { ...link, traffic: limited } }), plain);
     expect(line).toBe('hub h:1: dialing, sends 3 MiB/s of at most 20 MiB/s');
+  });
+
+  it('says what is read for hubs now, and by which rule', () => {
+    const MiB = 2 ** 20;
+    const reads = { rate: 'auto' as const, readBytes: 7, bytesPerSecond: 3 * MiB, yielding: true };
+    const line = (over: Partial<ResyncReads>): string[] =>
+      statusTable(sampleStatus([], { resyncReads: { ...reads, ...over } }), plain).filter((text) =>
+        text.startsWith('reads for hubs'),
+      );
+    expect(line({})).toEqual(['reads for hubs: 3 MiB/s, giving way to guests']);
+    expect(line({ yielding: false })).toEqual(['reads for hubs: 3 MiB/s']);
+    expect(line({ rate: 20 * MiB, yielding: false })).toEqual([
+      'reads for hubs: 3 MiB/s of at most 20 MiB/s',
+    ]);
+    expect(line({ bytesPerSecond: null })).toEqual(['reads for hubs: unknown, giving way to guests']);
+    expect(line({ bytesPerSecond: 0 })).toEqual([]);
   });
 
   it('names the machine of each volume at a hub', () => {

@@ -10,6 +10,7 @@ const FILE = new URL('../../../examples/vm.yaml', import.meta.url);
 it('examples/vm.yaml means what it says', () => {
   const given = fromConfig(SERVE_OPTIONS, parseConfig(readFileSync(FILE, 'utf8'), 'vm.yaml'), 'vm.yaml');
   const config = resolveServe(mergeOptions(SERVE_OPTIONS, given, {}));
+  expect(config.resyncRate).toBe('auto');
   expect(config.images.map((image) => image.name)).toEqual(['root', 'data', 'tools']);
   expect(config.listen).toHaveLength(2);
   expect(config.exports.get('root')?.visibility.access.from).toEqual({ local: true, networks: [] });

@@ -13,6 +13,7 @@ import { HashResponder } from '../../../src/repagent/hash-responder.ts';
 import { RemoteIo } from '../../../src/repagent/remote-io.ts';
 import { checkedRange } from '../../../src/repagent/remote-range.ts';
 import { RequestWindow } from '../../../src/repagent/request-window.ts';
+import { ResyncPace } from '../../../src/repagent/resync-pace.ts';
 import type {
   HashRequest,
   HashResponse,
@@ -53,6 +54,8 @@ class HubSide {
     const shared = {
       stream: this.rig.stream,
       window: this.window,
+      // A bound that bounds nothing.
+      pace: new ResyncPace(1e12),
       volumeOf: (id: bigint) => (id === ID ? this.rig.volume : undefined),
       onFault: (error: unknown) => this.rig.faults.push(error),
       logger: silentLogger,
