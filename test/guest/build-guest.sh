@@ -1,6 +1,7 @@
 #!/bin/bash
 # Makes the small Linux that the guest suite boots: Debian's kernel package, fetched with apt-get download and only
-# unpacked (nothing gets installed), and an initramfs of busybox, e2fsprogs, blkid, nbd-client and the drivers they need.
+# unpacked (nothing gets installed), and an initramfs of busybox, e2fsprogs, blkid, nbd-client, sqlite3 and the drivers
+# they need.
 # The kernel is kept in the folder given; the initramfs is made anew each time, it takes two seconds.
 #   build-guest.sh FOLDER     makes FOLDER/vmlinuz and FOLDER/initramfs.cpio
 set -euo pipefail
@@ -97,7 +98,7 @@ build_initramfs() {
       *) ln -s busybox "$root/bin/$applet" ;;
     esac
   done
-  for program in mke2fs e2fsck blkid nbd-client; do copy_program "$root" "$program"; done
+  for program in mke2fs e2fsck blkid nbd-client sqlite3; do copy_program "$root" "$program"; done
   ln -s mke2fs "$root/usr/bin/mkfs.ext4"
   [ ! -e /etc/mke2fs.conf ] || cp /etc/mke2fs.conf "$root/etc/"
   : > "$root/etc/nbdtab"

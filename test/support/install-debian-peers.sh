@@ -31,6 +31,7 @@ guest_peers=(
   cpio=cpio
   depmod=kmod modprobe=kmod
   xz=xz-utils zstd=zstd
+  sqlite3=sqlite3
 )
 
 bench_peers=(
