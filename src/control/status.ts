@@ -44,8 +44,8 @@ export interface VolumeStatus {
   readonly sizeBytes: number;
   /** Bytes of disk whose replica is not known to be durable and equal, in units of the map's granularity. */
   readonly dirtyBytes: number;
-  /** Bytes of mirrored changes that wait to be sent. */
-  readonly queuedBytes: number;
+  /** Bytes of mirrored changes that wait to be sent; null: unknown, as it is to hubs. */
+  readonly queuedBytes: number | null;
   /** The newest change in the stream, and the newest that is durable at the hub. */
   readonly sequence: number;
   readonly ackedSequence: number;

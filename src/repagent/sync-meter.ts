@@ -3,6 +3,9 @@
 /** How far back the rate looks, ms. */
 const WINDOW_MS = 5000;
 
+/** Progress is told a few times a second: after so long without any, nothing moves, ms. */
+const STALL_MS = 1000;
+
 interface Sample {
   readonly timeMs: number;
   readonly doneBytes: number;
@@ -56,9 +59,11 @@ export class SyncMeter {
     const percent = Math.min(100, (100 * this.#doneBytes) / this.#totalBytes);
     const first = this.#samples[0];
     const last = this.#samples.at(-1);
-    const elapsedMs = first && last ? last.timeMs - first.timeMs : 0;
-    if (!first || !last || elapsedMs <= 0) return { percent, bytesPerSecond: null, timeLeftMs: null };
-    const bytesPerSecond = Math.round((1000 * (last.doneBytes - first.doneBytes)) / elapsedMs);
+    const toldMs = first && last ? last.timeMs - first.timeMs : 0;
+    if (!first || !last || toldMs <= 0) return { percent, bytesPerSecond: null, timeLeftMs: null };
+    const stalledMs = Math.max(0, this.#nowMs() - last.timeMs - STALL_MS);
+    const movedBytes = stalledMs < 2 * WINDOW_MS ? last.doneBytes - first.doneBytes : 0;
+    const bytesPerSecond = Math.round((1000 * movedBytes) / (toldMs + stalledMs));
     const left = Math.max(0, this.#totalBytes - this.#doneBytes);
     const timeLeftMs = bytesPerSecond > 0 ? Math.round((1000 * left) / bytesPerSecond) : null;
     return { percent, bytesPerSecond, timeLeftMs };

@@ -282,6 +282,7 @@ describe('volumes', () => {
         state: one.state,
         sizeBytes: one.sizeBytes,
         dirtyBytes: 0,
+        queuedBytes: null,
         vmName: one.vmName,
       });
       expect(other.ackedSequence).toBeGreaterThanOrEqual(one.ackedSequence);

@@ -48,7 +48,7 @@ export function syncRateText(volume: VolumeStatus): string {
 
 export function timeLeftText(volume: VolumeStatus): string {
   if (isSyncing(volume)) return durationText(volume.syncTimeLeftMs);
-  return volume.queuedBytes > 0 ? durationText(volume.queueTimeLeftMs) : NOT_NOW;
+  return (volume.queuedBytes ?? 0) > 0 ? durationText(volume.queueTimeLeftMs) : NOT_NOW;
 }
 
 /** One line of why and when a volume was synchronised last, and what that took. */

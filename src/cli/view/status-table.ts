@@ -59,7 +59,12 @@ const COLUMNS: readonly Column[] = [
   { title: 'SIZE', keep: 0, right: true, cell: (volume) => bytesText(volume.sizeBytes) },
 ];
 
-const VM_COLUMN: Column = { title: 'VM', keep: 10, cell: (volume) => printable(volume.vmName) || '-' };
+/** A hub names the machine of each volume, and can't know what waits at it. */
+const HUB_COLUMNS: readonly Column[] = [
+  COLUMNS[0]!,
+  { title: 'VM', keep: 10, cell: (volume) => printable(volume.vmName) || '-' },
+  ...COLUMNS.slice(1).filter(({ title }) => title !== 'QUEUED'),
+];
 
 /** The lines of the table; none is longer than the terminal is wide. */
 export function statusTable(status: ProcessStatus, look: Look): string[] {
@@ -163,7 +168,7 @@ export function linkName({ name, hub }: LinkStatus): string {
 }
 
 function fitColumns(status: ProcessStatus, look: Look): Column[] {
-  const columns = status.role === 'hub' ? [COLUMNS[0]!, VM_COLUMN, ...COLUMNS.slice(1)] : [...COLUMNS];
+  const columns = status.role === 'hub' ? [...HUB_COLUMNS] : [...COLUMNS];
   const width = (): number =>
     sum(columns.map((column) => widthOf(column, status.volumes, look))) + GAP.length * (columns.length - 1);
   while (width() > look.columns) {

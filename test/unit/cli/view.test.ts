@@ -218,6 +218,9 @@ describe('statusTable', () => {
     expect(text).toMatch(/VOLUME +VM/);
     expect(text).toMatch(/disk +web/);
     expect(text).not.toContain('no hub');
+    // What waits at the agent it can't know.
+    expect(text).not.toContain('QUEUED');
+    expect(statusLine(sampleVolume({ queuedBytes: null }))).toContain('queued=unknown');
   });
 });
 

@@ -170,6 +170,18 @@ describe('the meter of a synchronisation', () => {
     expect(meter.progress).toEqual({ percent: 30, bytesPerSecond: 0, timeLeftMs: null });
   });
 
+  it('slows down while nothing is told any more, and knows no end then', () => {
+    let now = 0;
+    const meter = new SyncMeter(() => now);
+    for (; now <= 5000; now += 500) meter.note(now, 10_000);
+    now = 6000;
+    expect(meter.progress.bytesPerSecond).toBe(1000);
+    now = 11_000;
+    expect(meter.progress).toMatchObject({ bytesPerSecond: 500, timeLeftMs: 10_000 });
+    now = 16_000;
+    expect(meter.progress).toEqual({ percent: 50, bytesPerSecond: 0, timeLeftMs: null });
+  });
+
   it('begins anew when there is less done than before, and with each synchronisation', () => {
     let now = 0;
     const meter = new SyncMeter(() => now);
