@@ -158,6 +158,7 @@ export class ResyncPace implements LoadWatcher {
   /** It has nothing any more. */
   leave(queue: PacedQueue): void {
     this.#waiting.delete(queue);
+    if (this.#waiting.size === 0) clearTimeout(this.#later);
     this.#unwatchSoon();
   }
 

@@ -244,6 +244,15 @@ describe('auto', () => {
     busy.drop();
   });
 
+  it('has no timer once the hub is gone', async () => {
+    scene.resync();
+    await scene.guest(20, 500);
+    scene.end();
+    await vi.advanceTimersByTimeAsync(READ_MS);
+    // But the end of the watch, for which no process waits.
+    expect(vi.getTimerCount()).toBeLessThanOrEqual(1);
+  });
+
   it('lets hubs and kinds of requests take turns', async () => {
     let others = 0;
     const other = scene.hub(4, () => {
