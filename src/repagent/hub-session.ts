@@ -262,6 +262,7 @@ export class HubSession implements ByteConsumer {
       case 'remoteIoResponse':
       case 'hashResponse':
       case 'verifyRequest':
+      case 'packed':
       case 'claim':
       case 'agentShutdown':
         throw new WireError(`${message.kind} is for hubs: is the hub's address that of an agent?`);

@@ -2,7 +2,7 @@
 // received bytes and applied at its end; while a store is slow the connection is paused, so that order is kept and
 // memory bounded. Nothing that arrives after the session's end may reach a replica.
 import type { Socket } from 'node:net';
-import { AssertionError, unreachable } from '../base/assert.ts';
+import { unreachable } from '../base/assert.ts';
 import { OperationError } from '../base/errors.ts';
 import type { Logger } from '../base/log.ts';
 import type { MaybePromise } from '../base/maybe.ts';
@@ -24,12 +24,13 @@ import { WireError } from '../wire/struct.ts';
 import type { ProvenAgent } from './agent-gate.ts';
 import { HashExchange, type VerifyHow } from './hash-exchange.ts';
 import { Heartbeat } from './heartbeat.ts';
-import type { HubIdentity } from './hub-id.ts';
-import type { HubTuning } from './hub-tuning.ts';
+import { HUB_FEATURES } from './hub-tuning.ts';
+import { PackedIntake } from './packed-intake.ts';
 import { ReadPump } from './read-pump.ts';
 import type { Replica } from './replica.ts';
 import type { AgentIdentity, ReplicaLink } from './replica-link.ts';
-import { describeEnd, rethrow } from './session-end.ts';
+import { describeEnd, endIfOurs } from './session-end.ts';
+import type { SessionHost } from './session-host.ts';
 import { SESSION_PHASES, type SessionPhase } from './session-phases.ts';
 import type { SessionVolume } from './session-volume.ts';
 import { StreamIntake } from './stream-intake.ts';
@@ -37,25 +38,12 @@ import { StreamPosition } from './stream-position.ts';
 import { VerifyAnswers } from './verify-answers.ts';
 import { VolumeStarter } from './volume-starter.ts';
 
-/** The hub, as a session sees it. */
-export interface SessionHost {
-  readonly identity: HubIdentity;
-  readonly name: string;
-  readonly pingIntervalMs: number;
-  readonly tuning: HubTuning;
-  readonly logger: Logger;
-  /** The replica of a reported volume, or undefined when there is no place for it. */
-  replicaFor(vmName: string, volumeName: string): Replica | undefined;
-  /** The agent said who it is: an older connection of the same life is dead, whatever it looks like. */
-  introduced(session: AgentSession): void;
-  ended(session: AgentSession): void;
-}
-
 export class AgentSession implements ReplicaLink {
   readonly #host: SessionHost;
   readonly #logger: Logger;
   readonly #link: SocketLink;
   readonly #parser: FrameParser;
+  readonly #packed: PackedIntake;
   readonly #pump: ReadPump;
   readonly #hashes: HashExchange;
   readonly #starter: VolumeStarter;
@@ -88,12 +76,17 @@ export class AgentSession implements ReplicaLink {
     this.vmName = proven?.names[0] ?? socket.remoteAddress ?? 'unknown';
     this.#parser = new FrameParser((message) => this.#take(message));
     this.#intake = new StreamIntake(this.#volumes, null);
-    this.#link = new SocketLink(socket, this, { closed: (reason) => this.#closed(reason) });
+    this.#link = new SocketLink(socket, this, { closed: (reason) => this.end(reason) });
     this.#logger = host.logger.child({
       agent: this.#link.peer,
       ...(proven && { certificate: proven.names.join(', ') }),
     });
     const { tuning } = host;
+    this.#packed = new PackedIntake({
+      atOnceBytes: tuning.unpackAtOnceBytes,
+      handle: (message) => this.#take(message),
+      later: (take) => this.#takeLater(take),
+    });
     this.#pump = new ReadPump(tuning.maxSessionReads, (id, volume, read) => {
       this.#send(encode.encodeRemoteIoRequest(id, volume.id, read.offset, read.length, true));
     });
@@ -147,18 +140,33 @@ export class AgentSession implements ReplicaLink {
     try {
       return this.#consumePass(bytes);
     } catch (error) {
-      // Not the peer's fault: the hub itself is wrong, and no replica can be trusted to it any more.
-      if (error instanceof AssertionError) queueMicrotask(() => rethrow(error));
+      endIfOurs(error);
       throw error;
     }
   }
 
   #consumePass(bytes: Buffer): number {
+    this.#packed.passBegins();
     try {
       return this.#parser.consume(bytes);
     } finally {
       this.#intake.applyAll(this.#hold);
       if (this.#holds === 0) this.#passEnded();
+    }
+  }
+
+  /** A pass over what had to be waited for, while nothing else was taken in. */
+  #takeLater(take: () => void): void {
+    if (this.#isOver) return;
+    try {
+      try {
+        take();
+      } finally {
+        this.#intake.applyAll(this.#hold);
+      }
+    } catch (error) {
+      endIfOurs(error);
+      this.end(error instanceof Error ? error : new Error(String(error)));
     }
   }
 
@@ -223,10 +231,6 @@ export class AgentSession implements ReplicaLink {
     this.#host.ended(this);
   }
 
-  #closed(reason: Error | undefined): void {
-    this.end(reason);
-  }
-
   #take(message: RepMessage): boolean {
     if (this.#isOver) return false;
     if (!SESSION_PHASES[this.#phase].takes.has(message.kind)) {
@@ -248,6 +252,8 @@ export class AgentSession implements ReplicaLink {
       case 'dirty':
         this.#intake.dirty(message);
         return true;
+      case 'packed':
+        return this.#mayGoOn(this.#packed.take(message));
       case 'hashResponse':
         return this.#mayGoOn(this.#hashes.answered(message, this.#intake.received));
       case 'ping':
@@ -295,7 +301,7 @@ export class AgentSession implements ReplicaLink {
       if (message.offersHello) {
         this.#phase = 'greeting';
         const { identity, pingIntervalMs, name } = this.#host;
-        this.#send(encode.encodeHello(identity.id, identity.epoch, pingIntervalMs, name, FEATURE_PAIRING));
+        this.#send(encode.encodeHello(identity.id, identity.epoch, pingIntervalMs, name, HUB_FEATURES));
         return;
       }
       this.#phase = 'rfc';
@@ -322,6 +328,7 @@ export class AgentSession implements ReplicaLink {
     this.#progress = setInterval(() => this.#tellProgress(), tuning.progressMs);
     this.#host.introduced(this);
     this.#logger.info({ vm: this.vmName, id: this.agent.id }, 'an agent began');
+    this.#packed.agree(message.features);
     this.#claims = hasFlag(message.features, FEATURE_PAIRING);
     if (!this.#claims) this.#starter.startAll();
   }

@@ -1,5 +1,6 @@
 // Times and sizes of the hub that are no options of the command line: what they are, and what tests may make shorter.
 import { KiB, MiB, TiB } from '../base/limits.ts';
+import { FEATURE_BROTLI, FEATURE_PAIRING } from '../repwire/constants.ts';
 import { DEFAULT_SYNC_TUNING, type SyncTuning } from './sync-engine.ts';
 
 export interface HubTuning {
@@ -21,6 +22,8 @@ export interface HubTuning {
   readonly maxSessionReads: number;
   /** Bytes that an agent may leave unread before its connection is ended. */
   readonly maxUnsentBytes: number;
+  /** What an agent packed is unpacked at once up to this size, in a few milliseconds; on the thread pool above, bytes. */
+  readonly unpackAtOnceBytes: number;
   /** From one durable record of a replica's position to the next, ms. */
   readonly recordMs: number;
   readonly verify: VerifyTuning;
@@ -49,9 +52,13 @@ export const DEFAULT_TUNING: HubTuning = {
   deadMs: 10_000,
   maxSessionReads: 32,
   maxUnsentBytes: 16 * MiB,
+  unpackAtOnceBytes: 512 * KiB,
   recordMs: 1000,
   verify: { rangeBytes: 256 * KiB, minRangeBytes: 16 * KiB, window: 4, stallMs: 60_000, retryMs: 50 },
 };
+
+/** What the hub can do, as its HELLO says it. */
+export const HUB_FEATURES = FEATURE_PAIRING + FEATURE_BROTLI;
 
 /** How often agents are told to expect a sign of life, ms. */
 export const DEFAULT_PING_INTERVAL_MS = 2000;

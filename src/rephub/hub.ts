@@ -8,7 +8,7 @@ import type { Logger } from '../base/log.ts';
 import type { FileCalls } from '../base/small-files.ts';
 import type { VerifyProgress, VerifyResult, VolumeStatus } from '../control/status.ts';
 import { AgentGate, type HubTls, type ProvenAgent } from './agent-gate.ts';
-import { AgentSession, type SessionHost } from './agent-session.ts';
+import { AgentSession } from './agent-session.ts';
 import { Catalog, type ReplicaPlace } from './catalog.ts';
 import type { VerifyHow } from './hash-exchange.ts';
 import { type HubIdentity, loadHubIdentity } from './hub-id.ts';
@@ -18,6 +18,7 @@ import { Replica } from './replica.ts';
 import { isSameLife } from './replica-link.ts';
 import { ReplicaMemory, type Resolution } from './replica-memory.ts';
 import { replicaStatus } from './replica-status.ts';
+import type { SessionHost } from './session-host.ts';
 import { VerifySchedule } from './verify-schedule.ts';
 
 export interface HubOptions {

@@ -1,4 +1,5 @@
 // Why the connection to an agent ended, in words.
+import { AssertionError } from '../base/assert.ts';
 import { errorCode, errorMessage } from '../base/errors.ts';
 import { WireError } from '../wire/struct.ts';
 
@@ -9,7 +10,10 @@ export function describeEnd(reason: Error | undefined): string {
   return errorMessage(reason);
 }
 
-/** For what must end the process. */
-export function rethrow(error: Error): never {
-  throw error;
+/** Not the peer's fault, but the hub's own: the process ends, since no replica can be trusted to it any more. */
+export function endIfOurs(error: unknown): void {
+  if (!(error instanceof AssertionError)) return;
+  queueMicrotask(() => {
+    throw error;
+  });
 }

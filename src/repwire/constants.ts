@@ -42,6 +42,7 @@ export const REP_CMD = {
   VOLUME_ERROR: 76,
   CLAIM: 77,
   RECORDED: 78,
+  PACKED: 79,
 } as const;
 
 /** First id that a peer without HELLO must never be sent. */
@@ -65,6 +66,9 @@ export const DIGEST_BYTES = 32;
 /** Longest text in a frame, bytes of UTF-8. */
 export const MAX_TEXT_BYTES = 4096;
 
+/** Largest content of PACKED once unpacked, bytes: the largest answer with its fixed part fits. */
+export const MAX_PACKED_CONTENT_BYTES = MAX_REMOTE_IO_BYTES + FRAME_HEADER_BYTES;
+
 /** Largest payload of each command, bytes. Anything above ends the connection before memory is taken. */
 export const MAX_PAYLOAD_BYTES: Readonly<Record<number, number>> = {
   [REP_CMD.PROTECTED_WRITE]: MAX_FRAME_PAYLOAD_BYTES,
@@ -87,6 +91,7 @@ export const MAX_PAYLOAD_BYTES: Readonly<Record<number, number>> = {
   [REP_CMD.VOLUME_ERROR]: MAX_TEXT_BYTES,
   [REP_CMD.CLAIM]: 0,
   [REP_CMD.RECORDED]: 0,
+  [REP_CMD.PACKED]: MAX_PACKED_CONTENT_BYTES,
 };
 
 /** What PROTECTED_ZERO stands for. */
@@ -106,6 +111,15 @@ export const START_FLAG_RECALL = 4;
 
 /** Feature bits of HELLO. PAIRING: CLAIM, RECORDED and the pairing in START_PROTECT. */
 export const FEATURE_PAIRING = 1;
+
+/** Feature bit of HELLO: the hub can unpack brotli, the agent may pack with it. Another codec gets another bit. */
+export const FEATURE_BROTLI = 2;
+
+/** What PACKED may be packed with: the number that it carries, and the feature bit of each. */
+export const PACK_CODECS = {
+  brotli: { id: 1, feature: FEATURE_BROTLI },
+} as const;
+export type PackCodec = keyof typeof PACK_CODECS;
 
 /** Whether `flags`, of at most 32 bits, has `flag`. */
 export function hasFlag(flags: number, flag: number): boolean {

@@ -12,11 +12,15 @@ import {
   DIRTY_FLAG_COUNTED,
   DIRTY_FLAG_MORE,
   EXTENT_RECORD_BYTES,
+  FRAME_HEADER_BYTES,
   FRAME_PARAMS_OFFSET,
   HASH_STATUS,
   HELLO_OFFER,
   hasFlag,
   MAX_EXTENTS_PER_FRAME,
+  MAX_PACKED_CONTENT_BYTES,
+  PACK_CODECS,
+  type PackCodec,
   REP_CMD,
   RES_FLAG_ALL_ZERO,
   START_FLAG_PAIRED,
@@ -26,9 +30,12 @@ import {
   ZERO_KIND,
 } from './constants.ts';
 import * as layouts from './layouts.ts';
-import type { DiskRange, ProtectedWrite, RepMessage, ReportedVolume } from './messages.ts';
+import type { DiskRange, Packed, ProtectedWrite, RepMessage, ReportedVolume } from './messages.ts';
 
 const AT = FRAME_PARAMS_OFFSET;
+const PACK_CODEC_BY_ID = new Map(
+  Object.entries(PACK_CODECS).map(([name, { id }]) => [id as number, name as PackCodec]),
+);
 const NAME_FIELD_BYTES = MAX_NAME_BYTES + 1;
 // A byte order mark is part of a name: two names must never become one.
 const strictUtf8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
@@ -231,9 +238,31 @@ function decodeExtension(id: number, head: Buffer, at: number, payload: Buffer):
         sequence: p.sequence,
       };
     }
+    case REP_CMD.PACKED:
+      return decodePacked(layouts.packed.decode(head, at + AT), payload);
     default:
       return { kind: 'unknown', commandId: id };
   }
+}
+
+function decodePacked(
+  p: { readonly codec: number; readonly content_bytes: number },
+  payload: Buffer,
+): Packed {
+  const codec = PACK_CODEC_BY_ID.get(p.codec);
+  if (codec === undefined) {
+    throw new WireError(`PACKED with codec ${p.codec}; allowed: ${[...PACK_CODEC_BY_ID.keys()].join(', ')}`);
+  }
+  const contentBytes = p.content_bytes;
+  if (contentBytes < FRAME_HEADER_BYTES || contentBytes > MAX_PACKED_CONTENT_BYTES) {
+    throw new WireError(
+      `PACKED of ${contentBytes} bytes; ${FRAME_HEADER_BYTES}..${MAX_PACKED_CONTENT_BYTES} are allowed`,
+    );
+  }
+  if (payload.length >= contentBytes) {
+    throw new WireError(`PACKED of ${contentBytes} bytes takes ${payload.length}: it must be less`);
+  }
+  return { kind: 'packed', codec, contentBytes, data: payload };
 }
 
 /** The hot one, by hand: one per guest write. Held against the layout by a test. */

@@ -19,6 +19,8 @@ import {
   HELLO_OFFER,
   MAX_EXTENTS_PER_FRAME,
   MAX_TEXT_BYTES,
+  PACK_CODECS,
+  type PackCodec,
   PROTOCOL_VERSION,
   REP_CMD,
   RES_FLAG_ALL_ZERO,
@@ -370,6 +372,14 @@ export function encodeRecorded(recorded: Omit<Recorded, 'kind'>): Buffer {
     pairing: recorded.pairing,
     generation: recorded.generation,
     sequence: recorded.sequence,
+  });
+}
+
+/** PACKED; the packed bytes follow it. @param contentBytes of the frames before they were packed */
+export function encodePacked(codec: PackCodec, contentBytes: number, packedBytes: number): Buffer {
+  return withParams(REP_CMD.PACKED, packedBytes, layouts.packed, {
+    codec: PACK_CODECS[codec].id,
+    content_bytes: contentBytes,
   });
 }
 

@@ -162,6 +162,12 @@ export const recorded = params('RECORDED', {
   reserved: padding(12),
 });
 
+export const packed = params('PACKED', {
+  codec: 'u32',
+  content_bytes: 'u32',
+  reserved: padding(36),
+});
+
 /** Every parameter layout by command name, for the documentation's test. */
 export const PARAM_LAYOUTS = {
   PROTECTED_WRITE: protectedWrite,
@@ -184,6 +190,7 @@ export const PARAM_LAYOUTS = {
   VOLUME_ERROR: volumeError,
   CLAIM: claim,
   RECORDED: recorded,
+  PACKED: packed,
 } as const;
 
 for (const layout of Object.values(PARAM_LAYOUTS)) {

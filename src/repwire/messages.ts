@@ -1,7 +1,7 @@
 // The commands as values: byte offsets and lengths instead of sectors, texts instead of padded fields.
 // Payload buffers are lent: they lie in the receive buffer and are valid only until the handler returns.
 import type { ResyncReason } from '../base/resync-reason.ts';
-import type { AckState, ClaimFinding } from './constants.ts';
+import type { AckState, ClaimFinding, PackCodec } from './constants.ts';
 
 /** A range of a disk, bytes, whole sectors. */
 export interface DiskRange {
@@ -216,6 +216,15 @@ export interface Recorded {
   readonly sequence: number;
 }
 
+/** Frames that were packed together; see packed-frames.ts. */
+export interface Packed {
+  readonly kind: 'packed';
+  readonly codec: PackCodec;
+  /** Bytes of the frames, within the limit. */
+  readonly contentBytes: number;
+  readonly data: Buffer;
+}
+
 /** A command of a later version: its payload was skipped. */
 export interface UnknownCommand {
   readonly kind: 'unknown';
@@ -242,6 +251,7 @@ export type RepMessage =
   | VolumeError
   | Claim
   | Recorded
+  | Packed
   | UnknownCommand;
 
 export type RepMessageKind = RepMessage['kind'];

@@ -1,8 +1,9 @@
 // Peers that lie, babble, or are no agents: each loses its connection with a reason, nobody else notices, and no replica
 // is touched by what was wrong.
 import { randomBytes } from 'node:crypto';
+import { brotliCompressSync, constants } from 'node:zlib';
 import { afterEach, describe, expect, it, vi } from 'vitest';
-import { FRAME_HEADER_BYTES } from '../../src/repwire/constants.ts';
+import { FEATURE_BROTLI, FRAME_HEADER_BYTES } from '../../src/repwire/constants.ts';
 import * as encode from '../../src/repwire/encode.ts';
 import { pattern } from '../support/disk-model.ts';
 import { FakeAgent, filledDisk } from '../support/fake-agent.ts';
@@ -40,7 +41,7 @@ function spoil(frame: Buffer, at: number, bytes: readonly number[]): Buffer {
 
 const report = (offersHello = true, name = 'disk', volumeId = 1n, sizeBytes = SIZE) =>
   encode.encodeReport([{ name, volumeId, sizeBytes }], offersHello);
-const hello = () => encode.encodeHello(randomBytes(16), 1n, 2000, 'vm');
+const hello = () => encode.encodeHello(randomBytes(16), 1n, 2000, 'vm', FEATURE_BROTLI);
 const write = (sequence: number, offset = 0, data = pattern(512, 1), volumeId = 1n) =>
   Buffer.concat([encode.encodeProtectedWrite(volumeId, offset, data.length, 0, stamp(sequence), data), data]);
 const dirty = (
@@ -54,6 +55,18 @@ const ioAnswer = (requestId: number, bytes: number, volumeId = 1n) =>
     encode.encodeRemoteIoResponse(requestId, volumeId, 0, bytes, { sequence: 1, allZero: false }),
     Buffer.alloc(bytes, 1),
   ]);
+
+const compress = (content: Buffer) =>
+  brotliCompressSync(content, { params: { [constants.BROTLI_PARAM_QUALITY]: 1 } });
+/** PACKED that tells of `contentBytes`, whatever is inside. */
+const packedBytes = (bytes: Buffer, contentBytes: number) =>
+  Buffer.concat([encode.encodePacked('brotli', contentBytes, bytes.length), bytes]);
+const packed = (content: Buffer, contentBytes = content.length) =>
+  packedBytes(compress(content), contentBytes);
+const BOMB_BYTES = 64 * 1024 * 1024;
+const BOMB = compress(Buffer.alloc(BOMB_BYTES));
+/** Large enough to be unpacked beside the event loop. */
+const largeWrite = (offset = 0) => write(2, offset, Buffer.alloc(1024 * 1024, 7));
 
 type Phase = 'reporting' | 'greeting' | 'started' | 'reading' | 'rfc' | 'goodbye';
 
@@ -195,6 +208,50 @@ const BAD: readonly Bad[] = [
   {
     what: 'another dirty list inside a dirty list',
     frame: () => Buffer.concat([dirty(2, [], true), dirty(3)]),
+    phases: ALL,
+  },
+  { what: 'a bomb', frame: () => packedBytes(BOMB, 4096), phases: ALL },
+  {
+    what: 'a bomb that names almost all it may',
+    frame: () => packedBytes(BOMB, 4 * 1024 * 1024),
+    phases: ALL,
+  },
+  {
+    what: 'a bomb that says so',
+    frame: () => packedBytes(BOMB, BOMB_BYTES),
+    phases: ALL,
+  },
+  {
+    what: 'PACKED of rubbish',
+    frame: () => Buffer.concat([encode.encodePacked('brotli', 4096, 99), Buffer.alloc(99, 0xff)]),
+    phases: ALL,
+  },
+  { what: 'PACKED of less than it names', frame: () => packed(write(2), 4096), phases: ALL },
+  {
+    what: 'a large PACKED of less than it names',
+    frame: () => packed(largeWrite(), 2 * 1024 * 1024),
+    phases: ALL,
+  },
+  {
+    what: 'a large PACKED that ends within a frame',
+    frame: () => packed(largeWrite().subarray(0, -1)),
+    phases: ALL,
+  },
+  { what: 'a large PACKED of a write beyond the end', frame: () => packed(largeWrite(SIZE)), phases: ALL },
+  {
+    what: 'PACKED of what must not be packed',
+    frame: () => packed(encode.encodePing('ping', 1n, 1)),
+    phases: ALL,
+  },
+  { what: 'PACKED of a list of dirty ranges', frame: () => packed(dirty(2)), phases: ALL },
+  {
+    what: 'PACKED of PACKED',
+    frame: () => packed(packed(write(2, 0, Buffer.alloc(4096)))),
+    phases: ALL,
+  },
+  {
+    what: 'PACKED of an entry that skips one',
+    frame: () => packed(write(3, 0, Buffer.alloc(4096))),
     phases: ALL,
   },
   { what: 'an answer to nothing', frame: () => ioAnswer(999, 512), phases: except('goodbye') },

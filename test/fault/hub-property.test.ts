@@ -29,6 +29,8 @@ const TUNING = {
   sync: { chunkBytes: CHUNK, maxReadBytes: 4 * CHUNK, maxReads: 3 },
   retryFirstMs: 2,
   retryLongestMs: 4,
+  // Some of what is packed is unpacked at once, some on the thread pool.
+  unpackAtOnceBytes: 2 * CHUNK,
 };
 
 const step = fc.record({
@@ -64,6 +66,7 @@ class Run {
   readonly test: TestHub;
   agent: FakeAgent;
   protectedChecks = 0;
+  packedFrames = 0;
   #seed = 0;
 
   constructor(test: TestHub) {
@@ -114,6 +117,7 @@ class Run {
         break;
       case 'newLife':
         agent.drop();
+        this.packedFrames += agent.packedFrames;
         this.agent = this.#newAgent();
         await this.#connect();
         break;
@@ -197,6 +201,7 @@ class Run {
       volumes: { a: filledDisk(SIZES.a, this.#seed), b: filledDisk(SIZES.b, this.#seed + 1) },
       chunkBytes: CHUNK,
       isTorn: this.#seed % 2 === 0,
+      isPacking: this.#seed % 3 !== 0,
     });
     agent.holdStream = true;
     agent.holdReads = true;
@@ -214,6 +219,7 @@ describe('a hub under everything at once', () => {
   it('keeps to the prefix rule, acknowledges only what is durable, and converges', async () => {
     let checks = 0;
     let acks = 0;
+    let packed = 0;
     await fc.assert(
       fc.asyncProperty(fc.array(step, { minLength: 1, maxLength: 250, size: 'max' }), async (steps) => {
         const test = await testHub(SIZES, { tuning: TUNING });
@@ -224,6 +230,7 @@ describe('a hub under everything at once', () => {
           await run.settle();
           acks += run.agent.volume('a').acks.length;
           checks += run.protectedChecks;
+          packed += run.packedFrames + run.agent.packedFrames;
         } finally {
           run.agent.drop();
           await closeHub(test);
@@ -234,5 +241,6 @@ describe('a hub under everything at once', () => {
     // The rules were really looked at.
     expect(checks).toBeGreaterThan(200);
     expect(acks).toBeGreaterThan(200);
+    expect(packed).toBeGreaterThan(200);
   });
 });

@@ -2,8 +2,9 @@
 // exact dirty map, and a history that tells what a disk held at any position of the stream. One object is one life of
 // an agent over any number of connections. What it sends, and when, a test can take into its own hands.
 import { createHash, randomBytes } from 'node:crypto';
+import { brotliCompressSync } from 'node:zlib';
 import { DIRTY_GRANULARITY_BYTES } from '../../src/base/limits.ts';
-import { HASH_STATUS } from '../../src/repwire/constants.ts';
+import { FEATURE_BROTLI, HASH_STATUS, REP_CMD } from '../../src/repwire/constants.ts';
 import * as encode from '../../src/repwire/encode.ts';
 import type { Ack, DiskRange, HashRequest, RemoteIoRequest, RepMessage } from '../../src/repwire/messages.ts';
 import { FakePeer } from './fake-peer.ts';
@@ -69,7 +70,16 @@ export interface FakeAgentOptions {
   readonly chunkBytes?: number;
   /** Its frames arrive in halves. */
   readonly isTorn?: boolean;
+  /** What leaves together is packed, where that may be and helps. */
+  readonly isPacking?: boolean;
 }
+
+const PACKABLE: readonly number[] = [
+  REP_CMD.PROTECTED_WRITE,
+  REP_CMD.PROTECTED_ZERO,
+  REP_CMD.PROTECTED_FLUSH,
+  REP_CMD.REMOTE_IO_RES,
+];
 
 interface HeldRead {
   readonly request: RemoteIoRequest;
@@ -85,6 +95,9 @@ export class FakeAgent {
   readonly vmName: string;
   readonly #chunkBytes: number;
   readonly #isTorn: boolean;
+  readonly #isPacking: boolean;
+  /** PACKED frames that left. */
+  packedFrames = 0;
   peer: FakePeer | undefined;
   sequence = 0;
   /** While true, entries and answers wait until the test sends them. */
@@ -106,6 +119,7 @@ export class FakeAgent {
     this.vmName = options.vmName ?? 'vm';
     this.id = options.id ?? randomBytes(16);
     this.#isTorn = options.isTorn ?? false;
+    this.#isPacking = options.isPacking ?? false;
     this.#chunkBytes = options.chunkBytes ?? DIRTY_GRANULARITY_BYTES;
     let id = 0n;
     for (const [name, disk] of Object.entries(options.volumes)) {
@@ -213,8 +227,17 @@ export class FakeAgent {
 
   /** Sends the first `count` entries that wait. */
   sendStream(count = Number.POSITIVE_INFINITY): void {
-    for (const frames of this.stream.splice(0, Math.min(count, this.stream.length)))
+    let together: Buffer[] = [];
+    for (const frames of this.stream.splice(0, Math.min(count, this.stream.length))) {
+      if (this.#isPacking && PACKABLE.includes(frames[0]!.readUInt16LE(2))) {
+        together.push(...frames);
+        continue;
+      }
+      this.#sendPacked(together);
+      together = [];
       this.peer?.send(...frames);
+    }
+    this.#sendPacked(together);
   }
 
   /** Answers the read at `index` of those that wait. */
@@ -246,7 +269,9 @@ export class FakeAgent {
     switch (message.kind) {
       case 'hello':
         this.#hub = `${message.id.toString('hex')}/${message.epoch}`;
-        peer.send(encode.encodeHello(this.id, this.epoch, 2000, this.vmName));
+        peer.send(
+          encode.encodeHello(this.id, this.epoch, 2000, this.vmName, this.#isPacking ? FEATURE_BROTLI : 0),
+        );
         return;
       case 'startProtect':
         this.#start(message.name, message.resumeSequence);
@@ -384,10 +409,25 @@ export class FakeAgent {
     const allZero = !this.rfc && read.data.equals(Buffer.alloc(read.data.length));
     const extension = this.rfc ? NO_EXTENSION : { sequence: this.sequence, allZero };
     const payloadBytes = allZero ? 0 : read.data.length;
-    this.peer?.send(
-      encode.encodeRemoteIoResponse(request.requestId, request.volumeId, 0, payloadBytes, extension),
-      ...(allZero ? [] : [read.data]),
+    const head = encode.encodeRemoteIoResponse(
+      request.requestId,
+      request.volumeId,
+      0,
+      payloadBytes,
+      extension,
     );
+    this.#sendPacked(allZero ? [head] : [head, read.data]);
+  }
+
+  #sendPacked(frames: readonly Buffer[]): void {
+    const content = Buffer.concat(frames);
+    const packed = this.#isPacking && !this.rfc ? brotliCompressSync(content) : content;
+    if (packed.length >= content.length) {
+      if (content.length > 0) this.peer?.send(content);
+      return;
+    }
+    this.packedFrames += 1;
+    this.peer?.send(encode.encodePacked('brotli', content.length, packed.length), packed);
   }
 
   #acked(ack: Ack): void {

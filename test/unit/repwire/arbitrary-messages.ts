@@ -305,8 +305,15 @@ const SAMPLES = {
       message: { kind: 'volumeError', ...fields },
     }),
   ),
+  packed: fc
+    .record({ data: bytes(fc.nat(8)), more: fc.integer({ min: 56, max: 9999 }) })
+    .map(({ data, more }): Sample => {
+      const contentBytes = data.length + more;
+      const frame = Buffer.concat([encode.encodePacked('brotli', contentBytes, data.length), data]);
+      return { frame, message: { kind: 'packed', codec: 'brotli', contentBytes, data } };
+    }),
   unknown: fc
-    .record({ commandId: fc.integer({ min: 79, max: 65_535 }), payload: fc.uint8Array({ maxLength: 100 }) })
+    .record({ commandId: fc.integer({ min: 80, max: 65_535 }), payload: fc.uint8Array({ maxLength: 100 }) })
     .map(({ commandId, payload }): Sample => {
       const frame = Buffer.concat([encode.encodePing('ping', 0n, 0), payload]);
       frame.writeUInt16LE(commandId, 2);
