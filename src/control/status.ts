@@ -104,6 +104,8 @@ export interface HubVolumeStatus
 export interface LinkTraffic {
   /** Since the process began. */
   readonly sentBytes: number;
+  /** What those were before they were compressed; the same where nothing is. */
+  readonly plainBytes: number;
   /** Over the last seconds; null in the first one. */
   readonly bytesPerSecond: number | null;
   /** The limit that holds now; null: none. */
@@ -133,6 +135,8 @@ export interface LinkStatus {
   /** The first since the process began. */
   readonly firstError?: NotedError | null;
   readonly traffic?: LinkTraffic;
+  /** The codec that both sides agreed on; null: nothing is compressed on this connection. */
+  readonly compression?: string | null;
 }
 
 /** What `repagent status --json` prints and GET /status answers. */

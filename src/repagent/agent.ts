@@ -15,9 +15,10 @@ import { steadyUs } from '../base/steady-clock.ts';
 import type { NotedError } from '../base/sticky-error.ts';
 import type { BlockDevice } from '../blockdev/block-device.ts';
 import type { LinkTraffic, VerifyProgress, VerifyResult, VolumeStatus } from '../control/status.ts';
-import { FEATURE_PAIRING } from '../repwire/constants.ts';
+import { FEATURE_PAIRING, type PackCodec } from '../repwire/constants.ts';
 import { AGENT_ID_BYTES } from './agent-id.ts';
 import { type BandwidthSchedule, UNLIMITED } from './bandwidth-schedule.ts';
+import { type CompressMode, compressionFeatures } from './compression.ts';
 import type { DirtyRun } from './dirty-map.ts';
 import { DEFAULT_RECONNECT, type Dial, HubLink, type HubTls, type ReconnectOptions } from './hub-link.ts';
 import { HubSession } from './hub-session.ts';
@@ -67,6 +68,8 @@ export interface AgentOptions {
   readonly reconnect?: Partial<ReconnectOptions> | undefined;
   /** How much may be sent to the hub, and when. */
   readonly bandwidth?: BandwidthSchedule | undefined;
+  /** Off unless given. */
+  readonly compress?: CompressMode | undefined;
   /** Encrypt the link to the hub, with proof on both sides. */
   readonly tls?: HubTls | undefined;
   /** For tests: another network than TCP. */
@@ -83,6 +86,7 @@ export interface AgentStatus {
     readonly lastError: string | null;
     readonly firstError: NotedError | null;
     readonly traffic: LinkTraffic;
+    readonly compression: PackCodec | null;
   };
   readonly volumes: VolumeStatus[];
 }
@@ -131,6 +135,7 @@ export class Agent {
       lost: () => this.#endSession(new Error(this.#rfcOverflow), 'queue-full'),
       degraded: (some: boolean) => this.#degraded(some),
     };
+    const compress = options.compress ?? 'off';
     const hold = new OverflowHold({ ...DEFAULT_HOLD, ...options.overflowHold });
     this.#stream = new MirrorStream(options.queueBytes ?? DEFAULT_QUEUE_BYTES, this.#nowUs, events, hold);
     this.#pace = options.pace ?? new ResyncPace('auto');
@@ -154,10 +159,11 @@ export class Agent {
           pingDeadMs: options.pingDeadMs ?? DEFAULT_PING_DEAD_MS,
           reportRetryMs: options.reportRetryMs ?? DEFAULT_REPORT_RETRY_MS,
           admitHub: (hubId) => this.#admitHub(hubId),
-          features: options.state ? FEATURE_PAIRING : 0,
+          features: (options.state ? FEATURE_PAIRING : 0) + compressionFeatures(compress),
           volumes: this.#volumes,
           stream: this.#stream,
           limiter: this.#limiter,
+          compress,
           stats: this.#remoteIo,
           pace: this.#pace,
           nowUs: this.#nowUs,
@@ -231,7 +237,14 @@ export class Agent {
     const { state, lastError, errors } = this.#link;
     const firstError = errors.first;
     return {
-      link: { hub: `${hubHost}:${hubPort}`, state, lastError, firstError, traffic: this.#limiter.traffic },
+      link: {
+        hub: `${hubHost}:${hubPort}`,
+        state,
+        lastError,
+        firstError,
+        traffic: this.#limiter.traffic,
+        compression: this.#link.session?.compression?.codec ?? null,
+      },
       volumes: [...this.#volumes.values()].map((volume) => volumeStatus(volume, vmName)),
     };
   }

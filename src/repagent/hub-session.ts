@@ -9,17 +9,18 @@ import type { ResyncCause, ResyncReason } from '../base/resync-reason.ts';
 import type { VerifyProgress, VerifyResult } from '../control/status.ts';
 import * as encode from '../repwire/encode.ts';
 import { FrameParser } from '../repwire/frame-parser.ts';
-import type { Ack, Hello, RepMessage, StartProtect, VolumeError } from '../repwire/messages.ts';
+import type { Ack, Hello, Recorded, RepMessage, StartProtect, VolumeError } from '../repwire/messages.ts';
 import { type ByteConsumer, SocketLink } from '../transport/socket-link.ts';
 import { WireError } from '../wire/struct.ts';
+import { type Compression, chooseCompression } from './compression.ts';
 import { FarewellWatch } from './farewell-watch.ts';
 import { HashResponder } from './hash-responder.ts';
-import type { LinkLimiter } from './link-limiter.ts';
 import { Liveness } from './liveness.ts';
 import { PairingTalk } from './pairing-talk.ts';
 import type { ProtectedVolume } from './protected-volume.ts';
-import { RemoteIo, type RemoteIoOptions } from './remote-io.ts';
+import { RemoteIo } from './remote-io.ts';
 import { RequestWindow } from './request-window.ts';
+import type { SessionOptions } from './session-options.ts';
 import { StreamSender } from './stream-sender.ts';
 import { VerifyRequests } from './verify-requests.ts';
 
@@ -31,29 +32,6 @@ const MAX_STARTS_PER_VOLUME = 64;
 
 /** After the farewell the hub ends the connection; it gets so long for it, ms. */
 const GOODBYE_MS = 1000;
-
-export interface SessionOptions extends Pick<RemoteIoOptions, 'stream' | 'stats' | 'pace'> {
-  readonly vmName: string;
-  /** 16 bytes. */
-  readonly agentId: Buffer;
-  readonly epoch: bigint;
-  /** The hub has said its id, 16 bytes. @throws OperationError when it can't be followed */
-  readonly admitHub: (hubId: Buffer) => void;
-  /** Feature bits of HELLO. */
-  readonly features: number;
-  readonly pingIntervalMs: number;
-  readonly pingDeadMs: number;
-  /** How often a volume that the hub refused is reported again, ms. */
-  readonly reportRetryMs: number;
-  readonly volumes: ReadonlyMap<string, ProtectedVolume>;
-  readonly limiter: LinkLimiter;
-  readonly nowUs: () => number;
-  readonly logger: Logger;
-  /** The hub has said what it speaks. */
-  readonly onNegotiated: () => void;
-  /** It's over. Called once. */
-  readonly onEnded: (reason: Error | undefined) => void;
-}
 
 /** hello: the hub has said nothing yet. leaving: the farewell was sent, nothing else may follow it. */
 type Phase = 'hello' | 'rfc' | 'extended' | 'leaving' | 'over';
@@ -82,6 +60,8 @@ export class HubSession implements ByteConsumer {
   readonly #ids = new Map<bigint, ProtectedVolume>();
   readonly #started = new Set<ProtectedVolume>();
   #phase: Phase = 'hello';
+  /** What both sides can pack with; undefined: nothing, or not known yet. */
+  compression: Compression | undefined;
   #hubKey: string | undefined;
   #sender: StreamSender | undefined;
   #remoteIo: RemoteIo | undefined;
@@ -290,11 +270,9 @@ export class HubSession implements ByteConsumer {
       case 'volumeError':
         this.#refused(message);
         return true;
-      case 'recorded': {
-        const volume = this.#ids.get(message.volumeId);
-        if (volume && this.#started.has(volume)) this.#pairing.recorded(volume, message);
+      case 'recorded':
+        this.#recorded(message);
         return true;
-      }
       case 'unknown':
         this.#logger.debug({ command: message.commandId }, 'passed over a command of a later version');
         return true;
@@ -310,13 +288,15 @@ export class HubSession implements ByteConsumer {
       throw new WireError(`the hub began with ${message.kind}`);
     }
     this.#phase = isHello ? 'extended' : 'rfc';
-    const { stream, stats, limiter, pace } = this.#options;
+    const { stream, stats, limiter, compress, pace } = this.#options;
     stream.open(isHello);
+    this.compression = chooseCompression(compress, isHello ? message.features : 0);
     this.#sender = new StreamSender({
       outlet: this.#link,
       queue: stream.queue,
       extensions: isHello,
       limiter,
+      compression: this.compression,
       onRoom: () => {
         stream.recover();
         this.#farewell.check();
@@ -346,7 +326,7 @@ export class HubSession implements ByteConsumer {
   #greet(hello: Hello): void {
     if (hello.version === 0) throw new WireError('HELLO of version 0');
     this.#options.admitHub(hello.id);
-    const { agentId, epoch, features, pingIntervalMs, pingDeadMs, vmName, reportRetryMs, nowUs } =
+    const { agentId, epoch, features, compress, pingIntervalMs, pingDeadMs, vmName, reportRetryMs, nowUs } =
       this.#options;
     this.#hubKey = `${hello.id.toString('hex')}:${hello.epoch}`;
     this.#control(encode.encodeHello(agentId, epoch, pingIntervalMs, vmName, features));
@@ -365,7 +345,11 @@ export class HubSession implements ByteConsumer {
         if (volume.health.isFailed) return this.report();
       }
     }, reportRetryMs);
-    this.#logger.info({ name: hello.name }, 'the hub is there');
+    const compression = this.compression?.codec ?? 'none';
+    this.#logger.info({ name: hello.name, compression }, 'the hub is there');
+    if (compress !== 'off' && !this.compression) {
+      this.#logger.warn({ compress }, 'the hub can not unpack that; what goes to it is not compressed');
+    }
   }
 
   #start(message: StartProtect): void {
@@ -410,6 +394,11 @@ export class HubSession implements ByteConsumer {
     if (!volume || !this.#started.has(volume)) return;
     volume.acked(ack);
     this.#farewell.check();
+  }
+
+  #recorded(message: Recorded): void {
+    const volume = this.#ids.get(message.volumeId);
+    if (volume && this.#started.has(volume)) this.#pairing.recorded(volume, message);
   }
 
   #refused({ volumeId, text }: VolumeError): void {

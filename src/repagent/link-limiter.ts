@@ -23,6 +23,7 @@ export class LinkLimiter {
   readonly #meter: RateMeter;
   #bucket: TokenBucket | undefined;
   #limit: Bandwidth = null;
+  #plainBytes = 0;
   /** Whole minutes of Unix time for which the limit was looked up: rules begin and end with a minute. */
   #lookedUpFor = Number.NaN;
 
@@ -48,9 +49,19 @@ export class LinkLimiter {
     return Math.min(waitMs, MINUTE_MS - (this.#clocks.wallMs() % MINUTE_MS));
   }
 
-  /** So many bytes are sent. More than is allowed is paid for by what comes after. */
-  take(bytes: number): void {
+  /** The limit that holds now; null: none. */
+  get limitBytesPerSecond(): Bandwidth {
+    this.#lookUp();
+    return this.#limit;
+  }
+
+  /**
+   * So many bytes are sent. More than is allowed is paid for by what comes after.
+   * @param plainBytes what they were before they were packed
+   */
+  take(bytes: number, plainBytes = bytes): void {
     this.#bucket?.take(bytes);
+    this.#plainBytes += plainBytes;
     this.#meter.note(bytes, this.#clocks.nowMs());
   }
 
@@ -58,6 +69,7 @@ export class LinkLimiter {
     this.#lookUp();
     return {
       sentBytes: this.#meter.totalBytes,
+      plainBytes: this.#plainBytes,
       bytesPerSecond: this.#meter.bytesPerSecond(this.#clocks.nowMs()),
       limitBytesPerSecond: this.#limit,
     };

@@ -1,10 +1,11 @@
-// The link between agent and hub as processes, through a proxy that counts: what a limit lets through, and that guests
-// notice nothing of it.
+// The link between agent and hub as processes, through a proxy that counts: what a limit lets through, what
+// compression takes off, and that guests notice nothing of either.
 import { randomBytes } from 'node:crypto';
 import fs from 'node:fs';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { silentLogger } from '../../src/base/log.ts';
 import { openNbdDevice } from '../../src/blockdev/nbd-client/index.ts';
+import type { ProcessStatus } from '../../src/control/status.ts';
 import { type CliProcess, startHub, startServe } from '../support/cli.ts';
 import { CutProxy } from '../support/cut-proxy.ts';
 import { runPeerOk } from '../support/peers.ts';
@@ -32,13 +33,17 @@ interface Pair {
 }
 
 /** Both sides for the image `a.img`, with a proxy between them. */
-async function pair(agentArgs: readonly string[]): Promise<Pair> {
+async function pair(
+  agentArgs: readonly string[],
+  network: (proxy: CutProxy) => void = () => {},
+): Promise<Pair> {
   fs.writeFileSync(dir.file('a.replica'), '');
   fs.truncateSync(dir.file('a.replica'), fs.statSync(dir.file('a.img')).size);
   const hub = await startHub([`a=${dir.file('a.replica')}`, '--state-dir', dir.file('hub')]);
   undo.push(() => hub.kill());
   const proxy = await CutProxy.listen(hub.port);
   undo.push(() => proxy.close());
+  network(proxy);
   const agent = await startServe([
     `a=${dir.file('a.img')}`,
     ...['--hub', `127.0.0.1:${proxy.port}`, '--state-dir', dir.file('agent')],
@@ -49,7 +54,7 @@ async function pair(agentArgs: readonly string[]): Promise<Pair> {
 }
 
 /** Everything acknowledged, then both end in order, and the disks are compared. */
-async function finish({ agent, hub }: Pair): Promise<void> {
+async function finish({ agent, hub }: Pair, look: (status: ProcessStatus) => void = () => {}): Promise<void> {
   await waitProtected(agent);
   await waitUntil(
     async () => {
@@ -58,6 +63,7 @@ async function finish({ agent, hub }: Pair): Promise<void> {
     },
     { what: 'everything to be acknowledged', timeoutMs: 30_000, intervalMs: 100 },
   );
+  look(await readStatus(agent));
   expect(await agent.stop()).toEqual({ code: 0, signal: null });
   expect(await hub.stop()).toEqual({ code: 0, signal: null });
   await runPeerOk('cmp', [dir.file('a.img'), dir.file('a.replica')]);
@@ -122,3 +128,71 @@ test('a limit holds for the sync and for the stream, and guests write as fast as
   expect(fastest).toBeLessThan(1.4 * limit);
   await finish(both);
 });
+
+/** Half of it compresses well, half doesn't at all. */
+function mixed(bytes: number, seed: number): Buffer {
+  const data = Buffer.alloc(bytes, `row ${seed} of a table that says the same again and again; `);
+  for (let at = 0; at < bytes; at += MIB) randomBytes(MIB / 2).copy(data, at);
+  return data;
+}
+
+const narrow = (proxy: CutProxy): void => {
+  proxy.delayMs = 8;
+  proxy.pieceBytes = 64 * 1024;
+};
+const wide = (): void => {};
+
+test('compression (auto) begins once a narrow line has shown what it takes', async () => {
+  fs.writeFileSync(dir.file('a.img'), randomBytes(MIB));
+  fs.truncateSync(dir.file('a.img'), 64 * MIB);
+  const both = await pair(['--hub-compress', 'auto'], narrow);
+  await waitProtected(both.agent, 60);
+  const device = await openNbdDevice(both.agent.urls[0]!.split(' ')[0]!, { logger: silentLogger });
+  const written = mixed(56 * MIB, 1);
+  for (let at = 0; at < written.length; at += 256 * 1024) {
+    await device.write(at, written.subarray(at, at + 256 * 1024), false);
+  }
+  await device.close();
+  await finish(both, ({ link }) => {
+    const { plainBytes, sentBytes } = link!.traffic!;
+    expect(plainBytes).toBeGreaterThan(written.length);
+    // The system's buffers on the way take some ten megabytes before the line is seen.
+    expect(sentBytes).toBeLessThan(plainBytes * 0.9);
+  });
+});
+
+test.each([
+  ['auto', 'a limit', ['--hub-bandwidth', '4M'], wide, 0.75],
+  ['always', 'a narrow line', [], narrow, 0.65],
+  ['always', 'a line as it comes', [], wide, 0.65],
+] as const)(
+  'compression (%s) over %s takes bytes off, also of what is read again after a cut, and the disks are equal',
+  async (mode, _line, args, network, share) => {
+    const size = 32 * MIB;
+    fs.writeFileSync(dir.file('a.img'), mixed(size, 0));
+    const both = await pair(['--hub-compress', mode, ...args], network);
+    await waitProtected(both.agent, 60);
+    const synced = both.proxy.passedBytes.up;
+    expect(synced).toBeGreaterThan(size / 2);
+    expect(synced).toBeLessThan(size * share);
+
+    // The connection ends somewhere in a frame.
+    both.proxy.cutAfter(2 * MIB + 12_345, 'up');
+    const device = await openNbdDevice(both.agent.urls[0]!.split(' ')[0]!, { logger: silentLogger });
+    const written = mixed(16 * MIB, 1);
+    for (let at = 0; at < written.length; at += 128 * 1024) {
+      await device.write(at, written.subarray(at, at + 128 * 1024), false);
+      if (at % MIB === 0) await device.writeZeroes(written.length + at / 2, 65_536, false, true);
+    }
+    await device.close();
+    await finish(both, ({ link }) => {
+      expect(link).toMatchObject({ compression: 'brotli' });
+      const { plainBytes, sentBytes } = link!.traffic!;
+      expect(plainBytes).toBeGreaterThan(size + written.length);
+      expect(sentBytes).toBeLessThan(plainBytes * share);
+      // The network lost some of it.
+      expect(sentBytes).toBeGreaterThanOrEqual(both.proxy.passedBytes.up - 4096);
+    });
+    expect(both.proxy.accepted).toBe(2);
+  },
+);

@@ -20,6 +20,8 @@ export interface FakeHubOptions {
   readonly id?: Buffer;
   readonly epoch?: bigint;
   readonly pingIntervalMs?: number;
+  /** Feature bits of its HELLO. */
+  readonly features?: number;
   /** Sends START_PROTECT for reported volumes once the handshake is done. Default true. */
   readonly starts?: boolean;
   /** What START_PROTECT says of a volume. Default: nothing was kept. */
@@ -29,6 +31,7 @@ export interface FakeHubOptions {
 export class FakeHub {
   mode: 'hello' | 'rfc' | 'silent';
   starts: boolean;
+  readonly features: number;
   id: Buffer;
   epoch: bigint;
   resumeSequence: (name: string) => number | null;
@@ -47,6 +50,7 @@ export class FakeHub {
 
   private constructor(options: FakeHubOptions) {
     this.mode = options.mode ?? 'hello';
+    this.features = options.features ?? 0;
     this.starts = options.starts ?? true;
     this.id = options.id ?? randomBytes(16);
     this.epoch = options.epoch ?? randomBytes(8).readBigUInt64LE();
@@ -260,7 +264,8 @@ export class FakeConnection {
     if (message.kind === 'reportVmVolumes') {
       if (mode === 'hello' && !this.#said) {
         this.#said = true;
-        this.send(encode.encodeHello(this.#hub.id, this.#hub.epoch, this.#hub.pingIntervalMs, 'fake hub'));
+        const { id, epoch, pingIntervalMs, features } = this.#hub;
+        this.send(encode.encodeHello(id, epoch, pingIntervalMs, 'fake hub', features));
       } else if (starts) {
         this.startReported();
       }

@@ -12,6 +12,7 @@ import { parseDurationMs, parseSize } from '../../base/size.ts';
 import type { ControlAddress } from '../../control/address.ts';
 import type { SocketPermissions } from '../../nbd/socket-file.ts';
 import type { BandwidthSchedule } from '../../repagent/bandwidth-schedule.ts';
+import type { CompressMode } from '../../repagent/compression.ts';
 import { defineCommand } from '../command.ts';
 import type { OptionTable, RawOptions } from '../option-table.ts';
 import {
@@ -92,6 +93,13 @@ export const SERVE_OPTIONS = {
     describe:
       "bytes a second that are sent to each hub at most: 20M, or by local time 'mon-fri 08:00-18:00 20M, sat+sun 50M, else unlimited'",
     fallback: 'unlimited',
+  },
+  'hub-compress': {
+    type: 'text',
+    describe:
+      'compress what is sent to each hub; auto: only while a slow link or --hub-bandwidth is what everything waits for',
+    choices: ['off', 'auto', 'always'],
+    fallback: 'off',
   },
   'vm-name': { type: 'text', describe: 'how the hub shows this machine', fallback: 'the host name' },
   filter: {
@@ -201,6 +209,7 @@ export interface ServeConfig {
   readonly hubTls: { readonly dir: string; readonly serverName: string | undefined } | undefined;
   /** Of what is sent to each hub; undefined: no limit. */
   readonly bandwidth: BandwidthSchedule | undefined;
+  readonly compress: CompressMode;
   readonly vmName: string;
   readonly filters: readonly string[];
   /** One for every image, by name. */
@@ -256,6 +265,7 @@ export function resolveServe(raw: RawOptions<typeof SERVE_OPTIONS>): ServeConfig
     hubs,
     hubTls: parseHubTls(raw, hubs.length > 0),
     bandwidth: parseHubBandwidth(raw['hub-bandwidth'], hubs.length > 0),
+    compress: parseHubCompress(raw['hub-compress'], hubs.length > 0),
     vmName,
     filters: raw.filter ?? [],
     exports,
@@ -319,6 +329,13 @@ function parseHubBandwidth(text: string | undefined, hasHub: boolean): Bandwidth
   if (text === undefined) return undefined;
   if (!hasHub) throw new UsageError('--hub-bandwidth is about the link to a hub: add --hub HOST[:PORT]');
   return parseBandwidth(text);
+}
+
+function parseHubCompress(mode: CompressMode | undefined, hasHub: boolean): CompressMode {
+  if (mode !== undefined && !hasHub) {
+    throw new UsageError('--hub-compress is about the link to a hub: add --hub HOST[:PORT]');
+  }
+  return mode ?? 'off';
 }
 
 function parseFormat(text: string): string {

@@ -38,7 +38,17 @@ export async function createReplication(
   logger: Logger,
   reloads: ReloadWatch,
 ): Promise<Replication> {
-  const { hubs, hubTls, bandwidth, vmName, queueBytes, stateDir, dirtyGranularityBytes, dirtySync } = config;
+  const {
+    hubs,
+    hubTls,
+    bandwidth,
+    compress,
+    vmName,
+    queueBytes,
+    stateDir,
+    dirtyGranularityBytes,
+    dirtySync,
+  } = config;
   if (hubs.length === 0) return new NoReplication(vmName);
   const { AgentGroup } = await import('../../repagent/agent-group.ts');
   const { AgentState, imageMark } = await import('../../repagent/state-dir.ts');
@@ -67,6 +77,7 @@ export async function createReplication(
       maxDelayMs: config.maxDelayMs,
       resyncRate: config.resyncRate,
       bandwidth,
+      compress,
     },
   );
   return {

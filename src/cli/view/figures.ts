@@ -3,6 +3,7 @@ import type { LagFigures } from '../../base/lag-history.ts';
 import type { ResyncRecord } from '../../base/resync-log.ts';
 import { formatBytes, formatDuration } from '../../base/size.ts';
 import type { LinkTraffic, ResyncReads, VerificationStatus, VolumeStatus } from '../../control/status.ts';
+import { printable } from './terminal.ts';
 
 const UNKNOWN = 'unknown';
 const NOT_NOW = '-';
@@ -84,9 +85,13 @@ export function lagFiguresText(figures: LagFigures | undefined): string {
 }
 
 /** `, sends 3 MiB/s` of a connection that sends, and how much it may. */
-export function trafficText({ bytesPerSecond, limitBytesPerSecond }: LinkTraffic): string {
+export function trafficText(traffic: LinkTraffic, codec: string | null | undefined): string {
+  const { bytesPerSecond, limitBytesPerSecond, sentBytes, plainBytes } = traffic;
   const limit = isKnown(limitBytesPerSecond) ? ` of at most ${rateText(limitBytesPerSecond)}` : '';
-  return `, sends ${rateText(bytesPerSecond)}${limit}`;
+  const saved = codec
+    ? `, ${printable(codec)} saved ${bytesText(plainBytes - sentBytes)} of ${bytesText(plainBytes)}`
+    : '';
+  return `, sends ${rateText(bytesPerSecond)}${limit}${saved}`;
 }
 
 /** What is read of the disks for the hubs now; undefined while that is nothing. */

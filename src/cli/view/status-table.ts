@@ -152,7 +152,7 @@ function headLines(status: ProcessStatus): string[] {
   const lines = [`${status.role} ${status.pid} (repagent ${printable(status.version)}), listening ${where}`];
   const links = status.links ?? (status.link ? [status.link] : []);
   for (const link of links) {
-    const traffic = link.traffic ? trafficText(link.traffic) : '';
+    const traffic = link.traffic ? trafficText(link.traffic, link.compression) : '';
     lines.push(`hub ${printable(linkName(link))}: ${printable(link.state)}${traffic}`);
     if (link.lastError) lines.push(`  last error: ${printable(link.lastError)}`);
   }

@@ -186,12 +186,20 @@ describe('statusTable', () => {
     const link = { hub: 'h:1', state: 'dialing', lastError: 'connection refused' };
     expect(statusTable(sampleStatus([], { link }), plain)).toContain('  last error: connection refused');
     expect(statusTable(sampleStatus([], { link }), plain)).toContain('hub h:1: dialing');
-    const traffic = { sentBytes: 9, bytesPerSecond: 3 * 2 ** 20, limitBytesPerSecond: null };
+    const traffic = {
+      sentBytes: 3 * 2 ** 20,
+      plainBytes: 8 * 2 ** 20,
+      bytesPerSecond: 3 * 2 ** 20,
+      limitBytesPerSecond: null,
+    };
     const [, unlimited] = statusTable(sampleStatus([], { link: { ...link, traffic } }), plain);
     expect(unlimited).toBe('hub h:1: dialing, sends 3 MiB/s');
     const limited = { ...traffic, limitBytesPerSecond: 20 * 2 ** 20 };
     const [, line] = statusTable(sampleStatus([], { link: { ...link, traffic: limited } }), plain);
     expect(line).toBe('hub h:1: dialing, sends 3 MiB/s of at most 20 MiB/s');
+    const packed = { ...link, traffic, compression: 'brotli' };
+    const [, last] = statusTable(sampleStatus([], { link: packed }), plain);
+    expect(last).toBe('hub h:1: dialing, sends 3 MiB/s, brotli saved 5 MiB of 8 MiB');
   });
 
   it('says what is read for hubs now, and by which rule', () => {

@@ -89,7 +89,12 @@ describe('the limiter', () => {
   it('measures what is sent, with and without a limit', () => {
     const clock = new Clock();
     const limiter = clock.limiter('unlimited');
-    expect(limiter.traffic).toEqual({ sentBytes: 0, bytesPerSecond: null, limitBytesPerSecond: null });
+    expect(limiter.traffic).toEqual({
+      sentBytes: 0,
+      plainBytes: 0,
+      bytesPerSecond: null,
+      limitBytesPerSecond: null,
+    });
     for (let second = 0; second < 6; second += 1) {
       limiter.take(1000 * (second + 1));
       clock.pass(1000);

@@ -3,6 +3,8 @@ import { connect, createServer } from 'node:net';
 import { afterEach, describe, expect, it } from 'vitest';
 import { MemoryDevice } from '../../../src/blockdev/memory-device.ts';
 import type { Agent } from '../../../src/repagent/agent.ts';
+import { compressionFeatures } from '../../../src/repagent/compression.ts';
+import { FEATURE_BROTLI } from '../../../src/repwire/constants.ts';
 import * as encode from '../../../src/repwire/encode.ts';
 import { FakeHub, type FakeHubOptions } from '../../support/fake-hub.ts';
 import { waitUntil } from '../../support/wait-until.ts';
@@ -48,6 +50,32 @@ describe('with a hub that knows the extensions', () => {
       { volumeId: 102n, sequence: 2, extents: [{ offset: 0, length: 512 }], more: false },
     ]);
     expect(a.status().link).toMatchObject({ hub: `127.0.0.1:${h.port}`, state: 'live', lastError: null });
+  });
+
+  it('packs only with what both sides know, and says so', async () => {
+    const text = Buffer.alloc(64 * 1024, 'a row of a table; ');
+    for (const [compress, features, codec] of [
+      ['always', FEATURE_BROTLI, 'brotli'],
+      ['always', 0, null],
+      ['auto', FEATURE_BROTLI, 'brotli'],
+      ['off', FEATURE_BROTLI, null],
+    ] as const) {
+      const h = await hub({ features });
+      const a = agent(h, { compress });
+      const disk = a.protect('sda', new MemoryDevice({ sizeBytes: SIZE }));
+      a.start();
+      const c = await h.started(1, 1);
+      await c.expect('dirty');
+      expect(a.status().link.compression).toBe(codec);
+      expect(c.of('hello')[0]!.features).toBe(compressionFeatures(compress));
+      void disk.write(0, text, false);
+      const kind = compress === 'always' && codec ? 'packed' : 'protectedWrite';
+      await c.expect(kind);
+      expect(c.of('packed')).toHaveLength(kind === 'packed' ? 1 : 0);
+      await a.close();
+      const { plainBytes, sentBytes } = a.status().link.traffic;
+      expect(plainBytes - sentBytes > 50_000).toBe(kind === 'packed');
+    }
   });
 
   it('keeps its epoch over connections, and another agent has another', async () => {
@@ -134,7 +162,7 @@ describe('with a hub that knows the extensions', () => {
 describe("with a hub that knows the RFC's protocol alone", () => {
   it('sends nothing that the RFC does not know', async () => {
     const h = await hub({ mode: 'rfc' });
-    const a = agent(h, { pingIntervalMs: 10 });
+    const a = agent(h, { pingIntervalMs: 10, compress: 'always' });
     const device = a.protect('sda', new MemoryDevice({ sizeBytes: SIZE }));
     a.start();
     const c = await h.started();
@@ -142,7 +170,8 @@ describe("with a hub that knows the RFC's protocol alone", () => {
     const data = writeNow(device, 4096, 1024);
     void device.flush();
     writeNow(device, 0, 512);
-    const writes = await c.expect('protectedWrite', 2);
+    void device.write(65_536, Buffer.alloc(65_536, 'well compressible'), false);
+    const writes = await c.expect('protectedWrite', 3);
     expect(writes[0]).toMatchObject({ volumeId: 101n, offset: 4096, length: 1024, status: 0, sequence: 0 });
     expect(writes[0]).toMatchObject({ timeUs: 0, crc32: 0, data });
     await new Promise((resolve) => setTimeout(resolve, 50));

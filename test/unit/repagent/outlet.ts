@@ -5,6 +5,7 @@ import { LinkLimiter } from '../../../src/repagent/link-limiter.ts';
 import type { Outlet } from '../../../src/repagent/stream-sender.ts';
 import { FrameParser } from '../../../src/repwire/frame-parser.ts';
 import type { RepMessage } from '../../../src/repwire/messages.ts';
+import { takeFrames, unpack } from '../../../src/repwire/packed-frames.ts';
 
 export function noLimit(): LinkLimiter {
   return new LinkLimiter(UNLIMITED, { nowMs: () => performance.now(), wallMs: () => Date.now() });
@@ -17,10 +18,21 @@ export class FakeOutlet implements Outlet {
   /** While false, nothing is taken: parts stay lent. */
   taking = true;
   readonly #waiting: Array<{ parts: readonly Buffer[]; sent: (() => void) | undefined }> = [];
+  /** PACKED frames that came; what they held is among the messages. */
+  packed = 0;
   readonly #parser = new FrameParser((message) => {
+    if (message.kind === 'packed') {
+      this.packed += 1;
+      takeFrames(unpack(message), (inner) => this.#keep(inner));
+      return true;
+    }
+    return this.#keep(message);
+  });
+
+  #keep(message: RepMessage): true {
     this.messages.push('data' in message ? { ...message, data: Buffer.from(message.data) } : message);
     return true;
-  });
+  }
 
   get unsentBytes(): number {
     return this.#waiting.reduce(
