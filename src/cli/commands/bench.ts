@@ -21,6 +21,11 @@ const BENCH_OPTIONS = {
     describe: 'with --recovery: seconds for which the hub is away, and for which the lag is watched',
     fallback: '60',
   },
+  codecs: {
+    type: 'text',
+    describe:
+      'instead: what compressing this file, such as a disk image, gains and costs; for --hub-compress',
+  },
   cell: {
     type: 'text',
     describe: 'measure this cell, such as 4k-randread-qd32; * stands for anything',
@@ -64,10 +69,15 @@ export const benchCommand = defineCommand({
     ['bench', 'the quick cells against every server that is installed'],
     ['bench --cell 4k-*-qd1 --peers nbdkit --rounds 8', 'one thing closely'],
     ['bench --json > figures.json', 'for a program to read'],
+    ['bench --codecs disk.img', 'which compression of the hub link pays off, for this data on this machine'],
     ['bench --recovery --outage 10', 'bytes read again after an outage, time until protected, lag'],
   ],
   configFile: false,
   run: async (raw) => {
+    if (raw.codecs !== undefined) {
+      const { runCodecsCommand } = await import('../run/bench-codecs.ts');
+      return runCodecsCommand(raw.codecs, raw.json ?? false);
+    }
     if (raw.recovery) return runRecovery(raw);
     if (raw.quick && raw.full) throw new UsageError('--quick and --full: give one of them');
     if (raw.outage !== undefined) throw new UsageError('--outage is about hubs that go away: add --recovery');
