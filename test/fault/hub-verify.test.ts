@@ -1,5 +1,5 @@
 // Online verification: what is equal is found equal under load, what differs is found, what changes is asked again.
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it, onTestFinished } from 'vitest';
 import { VERIFY_STATUS } from '../../src/repwire/constants.ts';
 import * as encode from '../../src/repwire/encode.ts';
 import { pattern } from '../support/disk-model.ts';
@@ -190,6 +190,8 @@ describe('names', () => {
     agent.drop();
     const { tempDir } = await import('../support/temp-dir.ts');
     const dir = tempDir();
+    // After the hub was closed: it records to the last.
+    onTestFinished(() => dir.remove());
     test = await testHub({}, { storeDir: dir.path });
     const one = new FakeAgent({ volumes: { disk: 65_536 }, vmName: 'one' });
     const two = new FakeAgent({ volumes: { disk: 65_536 }, vmName: 'two' });
@@ -204,6 +206,5 @@ describe('names', () => {
     expect((await test.hub.verify('two/disk', nothing)).comparedBytes).toBe(65_536);
     one.drop();
     two.drop();
-    dir.remove();
   });
 });
