@@ -1,10 +1,10 @@
 // Answers the hub's questions for digests. A digest travels inside the stream, at the one place where it's true: after
 // every change that it covers and before every change that it doesn't. When that can't be had, the answer is "busy".
-import { createHash } from 'node:crypto';
 import { sharedPool } from '../base/buffer-pool.ts';
 import { KiB } from '../base/limits.ts';
 import type { Logger } from '../base/log.ts';
 import { HASH_STATUS } from '../repwire/constants.ts';
+import { rangeDigest } from '../repwire/digest.ts';
 import * as encode from '../repwire/encode.ts';
 import type { HashRequest } from '../repwire/messages.ts';
 import type { MirrorStream } from './mirror-stream.ts';
@@ -83,7 +83,7 @@ export class HashResponder {
       if (this.#stopped) return;
       if (status === HASH_STATUS.OK && (watch.touched || volume.mode !== 'on')) status = HASH_STATUS.BUSY;
       if (status === HASH_STATUS.OK) volume.resyncs.compared(length);
-      const digest = status === HASH_STATUS.OK ? turn.hold(() => sha256(data)) : NO_DIGEST;
+      const digest = status === HASH_STATUS.OK ? turn.hold(() => rangeDigest(data)) : NO_DIGEST;
       this.#answer(volume, requestId, status, digest);
     } finally {
       slab.release();
@@ -110,8 +110,4 @@ export class HashResponder {
     const frame = encode.encodeHashResponse(requestId, volume.wireId, status, stream.sequence, digest);
     stream.frame(volume, frame, () => window.give(0));
   }
-}
-
-function sha256(data: Buffer): Buffer {
-  return createHash('sha256').update(data).digest();
 }

@@ -1,9 +1,9 @@
 // What a replica holds: its store, and which ranges of it are not in step with the stream. Every range is stored as the
 // stream has it, or unread, or in doubt until the next commit; a failing store turns what is in doubt into unread.
-import { createHash } from 'node:crypto';
 import { BlockError } from '../base/errors.ts';
 import type { MaybePromise } from '../base/maybe.ts';
 import type { Mutation } from '../blockdev/mutation.ts';
+import { rangeDigest } from '../repwire/digest.ts';
 import type { ReplicaStore } from './replica-store.ts';
 import { StoreLane } from './store-lane.ts';
 import { SyncEngine, type SyncTuning } from './sync-engine.ts';
@@ -142,7 +142,7 @@ export class ReplicaContent {
     }
     const bytes = Buffer.allocUnsafe(range.length);
     const done = (): boolean => {
-      const equal = createHash('sha256').update(bytes).digest().equals(digest);
+      const equal = rangeDigest(bytes).equals(digest);
       // Equal in the page cache may not be equal on the disk: a hub that was killed left it there.
       if (this.#engine.finishCompare(range, equal)) this.#lane?.doubt(range.offset, range.length);
       return !equal;

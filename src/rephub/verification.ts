@@ -1,6 +1,5 @@
 // Compares a replica with its volume online: the agent's digests travel in stream order, and each is compared when the
 // replica stands exactly where the digest is true. A range that cannot be compared at that moment is never counted.
-import { createHash } from 'node:crypto';
 import { Bitmap } from '../base/bitmap.ts';
 import { OperationError } from '../base/errors.ts';
 import { deferred } from '../base/lifecycle.ts';
@@ -9,6 +8,7 @@ import { formatBytes, formatDuration } from '../base/size.ts';
 import { TokenBucket } from '../base/token-bucket.ts';
 import type { VerifyProgress, VerifyResult } from '../control/status.ts';
 import { MAX_EXTENTS_PER_FRAME } from '../repwire/constants.ts';
+import { rangeDigest } from '../repwire/digest.ts';
 import type { DiskRange } from '../repwire/messages.ts';
 import type { VerifyTuning } from './hub-tuning.ts';
 
@@ -118,7 +118,7 @@ export class Verification {
 
   #compare(range: DiskRange, bytes: Buffer, digest: Buffer): void {
     if (this.#over) return;
-    if (!createHash('sha256').update(bytes).digest().equals(digest)) this.#noteDifference(range);
+    if (!rangeDigest(bytes).equals(digest)) this.#noteDifference(range);
     this.#comparedBytes += range.length;
     this.#progressAtMs = performance.now();
     this.#report();
