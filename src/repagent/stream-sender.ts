@@ -263,12 +263,10 @@ export class StreamSender {
     for (let bytes = 0; bytes < aboutBytes && !isPlain; ) {
       const entry = queue.peek();
       if (!entry) break;
-      isPlain = toPack && !PACKABLE.has(entry.kind);
+      const isAlone = toPack && !PACKABLE.has(entry.kind);
       const isTooMuch = toPack && bytes + entry.costBytes > MAX_PACKED_CONTENT_BYTES;
-      if ((isPlain || isTooMuch) && done.length > 0) {
-        isPlain = false;
-        break;
-      }
+      if ((isAlone || isTooMuch) && done.length > 0) break;
+      isPlain = isAlone;
       const isWhole = gatherEntry(entry, extensions, this.#gather);
       bytes += Math.max(1, entry.costBytes);
       if (isWhole) done.push(queue.shift());
