@@ -1,6 +1,8 @@
 // How guests fare at one disk while a hub reads it: how long their requests take at it, beside how long those take that
 // began in a quiet moment, when nothing was read. It only looks on: it must never change what a request does.
 
+import { maxKnown } from '../base/max-known.ts';
+
 /** What guests ask for; each is compared with its own kind alone. */
 export const GUEST_READ = 0;
 export const GUEST_CHANGE = 1;
@@ -104,10 +106,7 @@ class KindLoad {
 
   pressure(nowMs: number): number | undefined {
     const waitingMs = this.waiting * nowMs - this.waitingSinceMs;
-    const all = this.all.pressure(this.waiting, waitingMs);
-    const waited = this.waited.pressure(this.waiting, waitingMs);
-    if (all === undefined || waited === undefined) return all ?? waited;
-    return Math.max(all, waited);
+    return maxKnown([this.all, this.waited].map((one) => one.pressure(this.waiting, waitingMs)));
   }
 }
 
@@ -143,18 +142,12 @@ export class GuestLoad {
    * @param nowMs performance.now()
    */
   pressure(nowMs: number): number | undefined {
-    let most: number | undefined;
-    for (const load of this.#kinds) {
-      const one = load.pressure(nowMs);
-      if (one !== undefined) most = Math.max(most ?? 0, one);
-    }
-    return most;
+    return maxKnown(this.#kinds.map((load) => load.pressure(nowMs)));
   }
 
   /** How long a request takes in quiet moments, of the kind that takes longest, ms; undefined: not known. */
   get quietMs(): number | undefined {
-    const known = this.#kinds.flatMap(({ all }) => all.quiet.ms ?? []);
-    return known.length === 0 ? undefined : Math.max(...known);
+    return maxKnown(this.#kinds.map(({ all }) => all.quiet.ms));
   }
 
   /** The disk may be read in another way from now on: what was seen beside reads so far says nothing about that. */

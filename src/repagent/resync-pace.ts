@@ -1,6 +1,7 @@
 // When the agent's disks may be read for the hubs: --resync-rate. `auto` gives way to guests, a rate is a bound. Queues
 // that have something to begin take turns. It must never keep a read back for ever: whatever guests do, and though a
 // disk hangs, another one begins within a bounded time.
+import { maxKnown } from '../base/max-known.ts';
 import type { MaybePromise } from '../base/maybe.ts';
 import { TokenBucket } from '../base/token-bucket.ts';
 import type { ResyncReads } from '../control/status.ts';
@@ -257,10 +258,7 @@ export class ResyncPace implements LoadWatcher {
   }
 
   #quietLengthMs(): number {
-    let requestMs: number | undefined;
-    for (const { quietMs } of this.#loads) {
-      if (quietMs !== undefined) requestMs = Math.max(requestMs ?? 0, quietMs);
-    }
+    const requestMs = maxKnown(Array.from(this.#loads, ({ quietMs }) => quietMs));
     if (requestMs === undefined) return MAX_QUIET_MS;
     return Math.min(MAX_QUIET_MS, Math.max(MIN_QUIET_MS, QUIET_REQUESTS * requestMs));
   }

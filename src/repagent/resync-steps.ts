@@ -1,5 +1,6 @@
 // How hard a disk may be read for resyncs while guests use it: one step slower when their requests take clearly longer
 // than in quiet moments, one faster when they have not for a while. Even the slowest step reads: every resync ends.
+import { maxKnown } from '../base/max-known.ts';
 import type { GuestLoad } from './guest-load.ts';
 
 export interface ResyncStep {
@@ -149,10 +150,5 @@ function isAnyInFlight(loads: Iterable<GuestLoad>): boolean {
 
 /** The disk that suffers most speaks for all: they may be one piece of hardware. */
 function pressureOf(loads: Iterable<GuestLoad>, nowMs: number): number | undefined {
-  let most: number | undefined;
-  for (const load of loads) {
-    const one = load.pressure(nowMs);
-    if (one !== undefined) most = Math.max(most ?? 0, one);
-  }
-  return most;
+  return maxKnown(Array.from(loads, (load) => load.pressure(nowMs)));
 }
