@@ -1,15 +1,10 @@
 // What compressing gains and costs on a file such as a disk image, by codec: how much smaller the loads of the hub link
 // become, and the processor time of both ends. In processor time, so that what else the machine does counts little.
 import { closeSync, fstatSync, openSync, readSync } from 'node:fs';
-import {
-  brotliCompressSync,
-  brotliDecompressSync,
-  deflateSync,
-  inflateSync,
-  constants as zlib,
-} from 'node:zlib';
+import { brotliCompressSync, brotliDecompressSync, deflateSync, inflateSync } from 'node:zlib';
 import { UsageError } from '../base/errors.ts';
 import { KiB, MiB } from '../base/limits.ts';
+import { brotliOptions } from '../repagent/compression.ts';
 import type { Table } from './report-table.ts';
 
 /** As the link packs them, bytes, and how many are taken of a file. */
@@ -42,11 +37,7 @@ const deflate = (level: number): Codec => ({
 
 const brotli = (quality: number): Codec => ({
   name: `brotli ${quality}`,
-  pack: (load) =>
-    brotliCompressSync(load, {
-      chunkSize: load.length + KiB,
-      params: { [zlib.BROTLI_PARAM_QUALITY]: quality, [zlib.BROTLI_PARAM_SIZE_HINT]: load.length },
-    }),
+  pack: (load) => brotliCompressSync(load, brotliOptions(load.length, quality)),
   unpack: (packed) => brotliDecompressSync(packed, { chunkSize: LOAD_BYTES + KiB }),
 });
 

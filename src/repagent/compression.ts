@@ -1,6 +1,6 @@
 // Whether and how what goes to the hub is compressed: the modes of --hub-compress, what both sides can do, how hard to
 // try on which link, and the compressing itself, on the thread pool. The figures behind it are in docs/LINK.md.
-import { brotliCompress, constants as zlib } from 'node:zlib';
+import { type BrotliOptions, brotliCompress, constants as zlib } from 'node:zlib';
 import { MiB } from '../base/limits.ts';
 import { FEATURE_BROTLI, hasFlag, PACK_CODECS, type PackCodec } from '../repwire/constants.ts';
 
@@ -52,10 +52,15 @@ export function qualityFor(bytesPerSecond: number | undefined): number | undefin
 
 const SPARE_BYTES = 1024;
 
-export const compressOnPool: Compress = (content, quality, done) => {
-  const params = { [zlib.BROTLI_PARAM_QUALITY]: quality, [zlib.BROTLI_PARAM_SIZE_HINT]: content.length };
+/** How a load is compressed. */
+export function brotliOptions(contentBytes: number, quality: number): BrotliOptions {
+  const params = { [zlib.BROTLI_PARAM_QUALITY]: quality, [zlib.BROTLI_PARAM_SIZE_HINT]: contentBytes };
   // One piece of output holds whatever comes: the pool is entered once for each.
-  brotliCompress(content, { chunkSize: content.length + SPARE_BYTES, params }, done);
+  return { chunkSize: contentBytes + SPARE_BYTES, params };
+}
+
+export const compressOnPool: Compress = (content, quality, done) => {
+  brotliCompress(content, brotliOptions(content.length, quality), done);
 };
 
 /** Bytes that are looked at, in pieces of so many spread over all. */
