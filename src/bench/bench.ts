@@ -1,9 +1,9 @@
 // Runs the bench: for each group of cells every server is started, then measured in turn, round after round. A server
 // that is missing or can't take part is named in the result; only ours must not be missing.
-import { setMaxListeners } from 'node:events';
 import { errorMessage, OperationError } from '../base/errors.ts';
 import { sleep } from '../base/sleep.ts';
-import { Children, findProgram } from './children.ts';
+import { type BenchRunOptions, runCleanly } from './bench-run.ts';
+import { type Children, findProgram } from './children.ts';
 import { withIdleConnections } from './idle-connections.ts';
 import { thisMachine } from './machine.ts';
 import { type Cell, cellId } from './matrix.ts';
@@ -23,7 +23,7 @@ import {
 } from './result.ts';
 import type { Bed, RunningServer, ServerKind } from './server.ts';
 import { makeTlsDir } from './tls-dir.ts';
-import { createImage, Workspace } from './workspace.ts';
+import { createImage, type Workspace } from './workspace.ts';
 
 const IDLE_CONNECTIONS = 32;
 const VERSION_TIMEOUT_MS = 10_000;
@@ -31,21 +31,12 @@ const DROP_TIMEOUT_MS = 60_000;
 /** For what a closed connection leaves behind, such as a process that ends. */
 const REST_MS = 100;
 
-export interface BenchOptions {
+export interface BenchOptions extends BenchRunOptions {
   readonly cells: readonly Cell[];
   readonly servers: readonly ServerKind[];
   readonly rounds: number;
   /** Of load in each round. */
   readonly seconds: number;
-  readonly sizeBytes: number;
-  /** A folder on the disk that the cells with `disk` are about. */
-  readonly diskFolder: string | undefined;
-  /** The command line program that serves. */
-  readonly program: string;
-  readonly repagentVersion: string;
-  readonly aborted: AbortSignal;
-  /** What is being done, and about how long everything still takes. */
-  readonly onProgress: (what: string, secondsLeft: number) => void;
   /** A server is left out. */
   readonly onLeftOut: (one: LeftOut) => void;
 }
@@ -54,20 +45,8 @@ export interface BenchOptions {
  * Measures. Whatever happens, no process and no file is left.
  * @throws OperationError when our server or fio doesn't work, or the run was aborted
  */
-export async function runBench(options: BenchOptions): Promise<BenchResult> {
-  const children = new Children();
-  const workspace = new Workspace(options.diskFolder);
-  const abort = (): void => children.killAll();
-  options.aborted.addEventListener('abort', abort, { once: true });
-  try {
-    return await new Bench(options, children, workspace).run();
-  } catch (error) {
-    throw options.aborted.aborted ? new OperationError('the bench was stopped') : error;
-  } finally {
-    options.aborted.removeEventListener('abort', abort);
-    children.close();
-    workspace.close();
-  }
+export function runBench(options: BenchOptions): Promise<BenchResult> {
+  return runCleanly(options, (children, workspace) => new Bench(options, children, workspace).run());
 }
 
 interface Entry {
@@ -87,16 +66,10 @@ class Bench {
     this.#options = options;
     this.#children = children;
     this.#workspace = workspace;
-    setMaxListeners(0, options.aborted);
   }
 
   async run(): Promise<BenchResult> {
     const { cells, rounds, seconds, sizeBytes, repagentVersion } = this.#options;
-    if (findProgram('fio') === undefined) {
-      throw new OperationError('fio is not installed', {
-        hint: 'apt-get install fio (its nbd engine is the client)',
-      });
-    }
     const machine = thisMachine();
     const date = new Date().toISOString();
     const kinds = this.#options.servers.filter((kind) => this.#isInstalled(kind));

@@ -1,13 +1,11 @@
-// Runs the recovery bench: outages and lags with one agent and one hub on the disk, as processes. Whatever happens, no
-// process and no file is left.
-import { setMaxListeners } from 'node:events';
-import { OperationError } from '../../base/errors.ts';
+// Runs the recovery bench: outages and lags with one agent and one hub on the disk, as processes; maps with several.
 import { DIRTY_GRANULARITY_BYTES } from '../../base/limits.ts';
-import { Children, findProgram } from '../children.ts';
+import { type BenchRunOptions, runCleanly } from '../bench-run.ts';
+import type { Children } from '../children.ts';
 import { thisMachine } from '../machine.ts';
 import { MAP_KEEPINGS } from '../mirror-settings.ts';
 import type { OwnProgram } from '../own-process.ts';
-import { createEmptyImage, createImage, Workspace } from '../workspace.ts';
+import { createEmptyImage, createImage, type Workspace } from '../workspace.ts';
 import { type LagCell, type OutageCell, type RecoveryCell, recoveryCellId } from './cells.ts';
 import { runLag } from './lag.ts';
 import { runMapCost } from './map-cost.ts';
@@ -21,22 +19,13 @@ const START_SECONDS = 8;
 const MAP_START_SECONDS = 12;
 const ROUND_OVERHEAD_SECONDS = 1;
 
-export interface RecoveryOptions {
+export interface RecoveryOptions extends BenchRunOptions {
   readonly cells: readonly RecoveryCell[];
   /** How long the hub stays away, and how long the lag is watched. */
   readonly outageSeconds: number;
   /** Interleaved rounds of each map cell, and seconds of load in each. */
   readonly rounds: number;
   readonly roundSeconds: number;
-  readonly sizeBytes: number;
-  /** A folder on the disk that image and replica lie on. */
-  readonly diskFolder: string | undefined;
-  /** The command line program that serves. */
-  readonly program: string;
-  readonly repagentVersion: string;
-  readonly aborted: AbortSignal;
-  /** What is being done, and about how long everything still takes. */
-  readonly onProgress: (what: string, secondsLeft: number) => void;
 }
 
 type Times = Pick<RecoveryOptions, 'outageSeconds' | 'rounds' | 'roundSeconds'>;
@@ -51,21 +40,8 @@ export function recoverySeconds(cells: readonly RecoveryCell[], times: Times): n
 }
 
 /** @throws OperationError when anything doesn't work, a replica differs, or the run was aborted */
-export async function runRecovery(options: RecoveryOptions): Promise<RecoveryResult> {
-  const children = new Children();
-  const workspace = new Workspace(options.diskFolder);
-  const abort = (): void => children.killAll();
-  setMaxListeners(0, options.aborted);
-  options.aborted.addEventListener('abort', abort, { once: true });
-  try {
-    return await run(options, children, workspace);
-  } catch (error) {
-    throw options.aborted.aborted ? new OperationError('the bench was stopped') : error;
-  } finally {
-    options.aborted.removeEventListener('abort', abort);
-    children.close();
-    workspace.close();
-  }
+export function runRecovery(options: RecoveryOptions): Promise<RecoveryResult> {
+  return runCleanly(options, (children, workspace) => run(options, children, workspace));
 }
 
 async function run(
@@ -74,11 +50,6 @@ async function run(
   workspace: Workspace,
 ): Promise<RecoveryResult> {
   const { cells, outageSeconds, rounds, roundSeconds, sizeBytes, program, repagentVersion } = options;
-  if (findProgram('fio') === undefined) {
-    throw new OperationError('fio is not installed', {
-      hint: 'apt-get install fio (its nbd engine is the client)',
-    });
-  }
   const about = { machine: thisMachine(), date: new Date().toISOString() };
   const own = { children, program, runDir: workspace.path('tmpfs', 'run') };
   const paired = cells.filter((cell) => cell.kind !== 'map');
