@@ -55,9 +55,8 @@ const PLAIN = {
 
 /** `4k-randread-qd32`, then whatever is unusual: `-c4`, `-disk`, `-cold`, `-tls`, `-chain3`, `-mirror`. */
 export function cellId(cell: Cell): string {
-  const size = cell.blockBytes >= MiB ? `${cell.blockBytes / MiB}m` : `${cell.blockBytes / KiB}k`;
   return [
-    size,
+    sizeText(cell.blockBytes),
     cell.access,
     `qd${cell.depth}`,
     ...(cell.connections === 1 ? [] : [`c${cell.connections}`]),
@@ -67,6 +66,11 @@ export function cellId(cell: Cell): string {
     ...(cell.chain === 0 ? [] : [`chain${cell.chain}`]),
     ...(cell.mirror ? ['mirror'] : []),
   ].join('-');
+}
+
+/** `4k`, `1m`. @param bytes whole KiB, and whole MiB from one on */
+export function sizeText(bytes: number): string {
+  return bytes >= MiB ? `${bytes / MiB}m` : `${bytes / KiB}k`;
 }
 
 /** Whether the load changes the disk. */

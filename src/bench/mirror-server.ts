@@ -13,9 +13,8 @@ import { startNbdServer } from '../nbd/server.ts';
 import { Agent } from '../repagent/agent.ts';
 import { DirtyMaps } from '../repagent/dirty-maps.ts';
 import { openSidecarFile, type SidecarFile } from '../repagent/sidecar-file.ts';
-import type { MapCounts, MirrorServerSettings } from './mirror-settings.ts';
+import { EXPORT, type MapCounts, type MirrorServerSettings } from './mirror-settings.ts';
 
-const EXPORT = 'disk';
 const settings = JSON.parse(process.argv[2]!) as MirrorServerSettings;
 const { image, hubPort, map, mapFile, granularityBytes } = settings;
 const logger = silentLogger;

@@ -1,6 +1,9 @@
 // How the bench's mirrored server is to be built, and what it tells of its map: what mirror-server.ts and who starts it
 // have in common. Pure.
 
+/** The only export of each of our servers, and its replica. */
+export const EXPORT = 'disk';
+
 /**
  * Where the dirty map is: in `memory` alone; in a `file` too, each bit handed to the kernel before its data; `durable`:
  * each bit made durable before its data.

@@ -5,6 +5,7 @@ import { fetchStatus } from '../control/client.ts';
 import { ownSocketPath } from '../control/runtime-dir.ts';
 import type { VolumeStatus } from '../control/status.ts';
 import type { Child, Children } from './children.ts';
+import { EXPORT } from './mirror-settings.ts';
 
 const START_TIMEOUT_MS = 30_000;
 
@@ -36,6 +37,26 @@ export async function startRole(
   const port = Number(/:(\d+)(?:\/|\s|$)/.exec(line)?.[1]);
   if (!(port > 0)) throw new OperationError(`repagent ${role} did not say where it listens: ${line}`);
   return { child, port };
+}
+
+/** Starts a hub of one replica. @param port where it listens; 0: anywhere @throws OperationError */
+export function startHub(
+  own: OwnProgram,
+  { replica, stateDir, port = 0 }: { replica: string; stateDir: string; port?: number },
+): Promise<OwnProcess> {
+  const args = ['--listen', `127.0.0.1:${port}`, '--state-dir', stateDir];
+  return startRole(own, 'hub', [`${EXPORT}=${replica}`, ...args]);
+}
+
+/** Starts a server of one image, of which a hub has a replica. @throws OperationError */
+export function startMirrored(
+  own: OwnProgram,
+  { image, stateDir, hubPort }: { image: string; stateDir: string; hubPort: number },
+): Promise<OwnProcess> {
+  return startRole(own, 'serve', [
+    ...[`${EXPORT}=${image}`, '--listen', '127.0.0.1:0', '--hub', `127.0.0.1:${hubPort}`],
+    ...['--vm-name', 'bench', '--state-dir', stateDir],
+  ]);
 }
 
 /** What a process that was started with {@link startRole} says of its only volume. @throws OperationError */

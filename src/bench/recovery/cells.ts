@@ -1,9 +1,9 @@
 // What `bench --recovery` does, as data: which load runs, and what happens meanwhile. Pure.
 import { unreachable } from '../../base/assert.ts';
 import { UsageError } from '../../base/errors.ts';
-import { KiB, MiB } from '../../base/limits.ts';
+import { KiB } from '../../base/limits.ts';
 import type { SteadyLoad } from '../fio.ts';
-import { globMatches } from '../matrix.ts';
+import { globMatches, sizeText } from '../matrix.ts';
 
 /**
  * How the hub goes away. `killed`: its process is ended by SIGKILL and started again. `stopped`: it stops in the middle
@@ -77,10 +77,6 @@ export function recoveryCellId(cell: RecoveryCell): string {
     default:
       return unreachable(cell, 'cell');
   }
-}
-
-function sizeText(bytes: number): string {
-  return bytes >= MiB ? `${bytes / MiB}m` : `${bytes / KiB}k`;
 }
 
 /**

@@ -6,13 +6,14 @@ import { fetchStats } from '../../control/client.ts';
 import { ownSocketPath } from '../../control/runtime-dir.ts';
 import { parseFioReport, steadyLoadArgs } from '../fio.ts';
 import {
+  EXPORT,
   MAP_KEEPINGS,
   type MapCounts,
   type MapKeeping,
   type MirrorServerSettings,
 } from '../mirror-settings.ts';
 import { orderOfRound } from '../order.ts';
-import { compare, isCaughtUp, type OwnProgram, onlyVolume, startRole } from '../own-process.ts';
+import { compare, isCaughtUp, type OwnProgram, onlyVolume, startHub } from '../own-process.ts';
 import { cpuSecondsOf } from '../process-usage.ts';
 import { nbdUri, until } from '../server.ts';
 import { median, spread } from '../statistics.ts';
@@ -21,7 +22,6 @@ import { type MapCell, recoveryCellId } from './cells.ts';
 import type { MapFigures, MapResult } from './result.ts';
 
 export const MAP_IMAGE_BYTES = 256 * MiB;
-const EXPORT = 'disk';
 const START_TIMEOUT_MS = 30_000;
 const SYNC_TIMEOUT_MS = 120_000;
 const FIO_GRACE_MS = 30_000;
@@ -83,8 +83,7 @@ async function startMirror(options: MapCostOptions, keeping: MapKeeping): Promis
   const replica = workspace.path('tmpfs', `map-replica-${name}.img`);
   createImage(image, MAP_IMAGE_BYTES);
   createEmptyImage(replica, MAP_IMAGE_BYTES);
-  const hubArgs = ['--listen', '127.0.0.1:0', '--state-dir', workspace.path('tmpfs', `map-hub-${name}`)];
-  const hub = await startRole(own, 'hub', [`${EXPORT}=${replica}`, ...hubArgs]);
+  const hub = await startHub(own, { replica, stateDir: workspace.path('tmpfs', `map-hub-${name}`) });
   const settings: MirrorServerSettings = {
     ...{ image, hubPort: hub.port, map: keeping, granularityBytes: cell.chunkBytes },
     mapFile: workspace.path('disk', `bench-${name}.map`),

@@ -1,6 +1,7 @@
 // One outage: a load runs, the hub goes away, stays away, and comes back. What the client wrote meanwhile is the
 // client's own account; what was read again is the agent's; that disk and replica are equal at the end is looked at.
 import { readFile, rm } from 'node:fs/promises';
+import { setTimeout as pause } from 'node:timers/promises';
 import type { ResyncRecord } from '../../base/resync-log.ts';
 import type { VolumeStatus } from '../../control/status.ts';
 import type { Children } from '../children.ts';
@@ -8,7 +9,7 @@ import { requestLogArgs, requestLogPath } from '../fio.ts';
 import { until } from '../server.ts';
 import { type OutageCell, recoveryCellId } from './cells.ts';
 import { RunningLoad } from './load.ts';
-import { pause, type ReplicatedPair } from './pair.ts';
+import type { ReplicatedPair } from './pair.ts';
 import type { OutageResult } from './result.ts';
 import { type Period, WriteLog } from './write-log.ts';
 
@@ -47,11 +48,11 @@ export async function runOutage(options: OutageOptions): Promise<OutageResult> {
   const { children, pair, cell, sizeBytes, outageMs, logPrefix, aborted } = options;
   const load = await RunningLoad.start(children, pair, cell.load, sizeBytes, requestLogArgs(logPrefix));
   const beganMs = Date.now();
-  await pause(BEFORE_MS, aborted);
+  await pause(BEFORE_MS, undefined, { signal: aborted });
   const leavingMs = Date.now();
   await pair.takeHubAway(cell.absence);
   const goneMs = Date.now();
-  await pause(outageMs, aborted);
+  await pause(outageMs, undefined, { signal: aborted });
   const returningMs = Date.now();
   await pair.bringHubBack();
   const backMs = Date.now();
@@ -62,7 +63,7 @@ export async function runOutage(options: OutageOptions): Promise<OutageResult> {
   };
   await until('the volume is protected again', hasRecovered, RECOVERY_TIMEOUT_MS);
   const moments = { beganMs, leavingMs, goneMs, returningMs, backMs, protectedMs: Date.now() };
-  await pause(AFTER_MS, aborted);
+  await pause(AFTER_MS, undefined, { signal: aborted });
   await load.end();
   const log = WriteLog.parse(await readFile(requestLogPath(logPrefix), 'latin1'));
   await rm(requestLogPath(logPrefix));

@@ -1,18 +1,18 @@
 // A hub and an agent with one volume, as processes, of which the hub can be taken away and brought back.
-import { once } from 'node:events';
 import type { VolumeStatus } from '../../control/status.ts';
+import { EXPORT } from '../mirror-settings.ts';
 import {
   compare,
   isCaughtUp,
   type OwnProcess,
   type OwnProgram,
   onlyVolume,
-  startRole,
+  startHub,
+  startMirrored,
 } from '../own-process.ts';
 import { nbdUri, until } from '../server.ts';
 import type { Absence } from './cells.ts';
 
-const EXPORT = 'disk';
 const SYNC_TIMEOUT_MS = 300_000;
 
 export interface PairPaths {
@@ -40,11 +40,9 @@ export class ReplicatedPair {
 
   /** Starts both and waits for the first copy. The files are there already. @throws OperationError */
   static async start(own: OwnProgram, paths: PairPaths): Promise<ReplicatedPair> {
-    const hub = await startRole(own, 'hub', hubArgs(paths, 0));
-    const serve = await startRole(own, 'serve', [
-      ...[`${EXPORT}=${paths.image}`, '--listen', '127.0.0.1:0', '--hub', `127.0.0.1:${hub.port}`],
-      ...['--vm-name', 'bench', '--state-dir', paths.agentState],
-    ]);
+    const hub = await startHub(own, { replica: paths.replica, stateDir: paths.hubState });
+    const { image, agentState } = paths;
+    const serve = await startMirrored(own, { image, stateDir: agentState, hubPort: hub.port });
     const pair = new ReplicatedPair(own, paths, hub, serve);
     await pair.settle();
     return pair;
@@ -65,9 +63,11 @@ export class ReplicatedPair {
 
   /** The hub accepts agents again when this resolves, at the same address. */
   async bringHubBack(): Promise<void> {
+    const { replica, hubState } = this.#paths;
+    const { port, child } = this.#hub;
     if (this.#absence === 'killed')
-      this.#hub = await startRole(this.#own, 'hub', hubArgs(this.#paths, this.#hub.port));
-    else this.#hub.child.signal('SIGCONT');
+      this.#hub = await startHub(this.#own, { replica, stateDir: hubState, port });
+    else child.signal('SIGCONT');
     this.#absence = undefined;
   }
 
@@ -89,25 +89,4 @@ export class ReplicatedPair {
     await this.#serve.child.stop();
     await this.#hub.child.stop();
   }
-}
-
-/** A pause that ends, by throwing, when `aborted` does. */
-export async function pause(delayMs: number, aborted: AbortSignal): Promise<void> {
-  aborted.throwIfAborted();
-  let timer: NodeJS.Timeout | undefined;
-  const passed = new Promise((resolve) => {
-    timer = setTimeout(resolve, delayMs);
-  });
-  const done = new AbortController();
-  try {
-    await Promise.race([passed, once(aborted, 'abort', { signal: done.signal }).catch(() => {})]);
-  } finally {
-    clearTimeout(timer);
-    done.abort();
-  }
-  aborted.throwIfAborted();
-}
-
-function hubArgs({ replica, hubState }: PairPaths, port: number): string[] {
-  return [`${EXPORT}=${replica}`, '--listen', `127.0.0.1:${port}`, '--state-dir', hubState];
 }

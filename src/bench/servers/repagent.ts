@@ -1,10 +1,19 @@
 // This package's own server as the bench starts it: `serve`, and with mirroring a `hub` beside it.
-import { compare, isCaughtUp, type OwnProgram, onlyVolume, startRole } from '../own-process.ts';
+
+import { EXPORT } from '../mirror-settings.ts';
+import {
+  compare,
+  isCaughtUp,
+  type OwnProgram,
+  onlyVolume,
+  startHub,
+  startMirrored,
+  startRole,
+} from '../own-process.ts';
 import { type Bed, nbdUri, type RunningServer, type ServerKind, until } from '../server.ts';
 import { createEmptyImage } from '../workspace.ts';
 
 const SYNC_TIMEOUT_MS = 120_000;
-const EXPORT = 'disk';
 
 /** Filters that touch every request and change nothing. */
 const PASS_THROUGH = ['stats', 'offset', 'error,rate=0'] as const;
@@ -39,16 +48,12 @@ async function startPlain(bed: Bed): Promise<RunningServer> {
 async function startMirror(bed: Bed): Promise<RunningServer> {
   const [image, replica] = [bed.image(repagent.name), bed.replica(repagent.name)];
   createEmptyImage(replica, bed.sizeBytes);
-  const hub = await startRole(ownProgram(bed), 'hub', [
-    `${EXPORT}=${replica}`,
-    ...['--listen', '127.0.0.1:0', '--state-dir', bed.scratch('hub-state')],
-  ]);
-  const serve = await startRole(ownProgram(bed), 'serve', [
-    ...[`${EXPORT}=${image}`, '--listen', '127.0.0.1:0', '--hub', `127.0.0.1:${hub.port}`],
-    ...['--vm-name', 'bench', '--state-dir', bed.scratch('agent-state')],
-  ]);
+  const own = ownProgram(bed);
+  const hub = await startHub(own, { replica, stateDir: bed.scratch('hub-state') });
+  const stateDir = bed.scratch('agent-state');
+  const serve = await startMirrored(own, { image, stateDir, hubPort: hub.port });
   const hasCaughtUp = async (): Promise<boolean> =>
-    isCaughtUp(await onlyVolume(ownProgram(bed), 'serve', serve.child.pid));
+    isCaughtUp(await onlyVolume(own, 'serve', serve.child.pid));
   const settle = (): Promise<void> => until('repagent: the replica follows', hasCaughtUp, SYNC_TIMEOUT_MS);
   await settle();
   return {
