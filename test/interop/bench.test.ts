@@ -1,5 +1,4 @@
 // The bench against nbdkit, for seconds: that it measures, reports and cleans up. Never how fast anything is.
-import { spawn } from 'node:child_process';
 import { closeSync, openSync, readdirSync, symlinkSync, writeFileSync, writeSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { expect, it } from 'vitest';
@@ -7,6 +6,7 @@ import type { RecoveryResult } from '../../src/bench/recovery/result.ts';
 import { BENCH_PLACE, RECOVERY_PLACE } from '../../src/bench/report-document.ts';
 import type { BenchResult } from '../../src/bench/result.ts';
 import { CLI_PATH, runCli } from '../support/cli.ts';
+import { startPeer } from '../support/peers.ts';
 import { tempDir } from '../support/temp-dir.ts';
 import { waitUntil } from '../support/wait-until.ts';
 
@@ -90,28 +90,20 @@ it('takes a hub away and brings it back, and counts what was read for it', async
 it('ends with an error when a replica differs', async () => {
   const folder = tempDir();
   const args = ['bench', '--recovery', '--outage', '1', '--size', '64M', '--cell', 'lag-4k-*-1000iops'];
-  const child = spawn(process.execPath, [CLI_PATH, ...args, '--disk', folder.path], {
-    stdio: ['ignore', 'ignore', 'pipe'],
-  });
-  let said = '';
-  child.stderr.setEncoding('utf8').on('data', (text: string) => {
-    said += text;
-  });
-  const exit = new Promise<number | null>((resolve) => {
-    child.once('exit', resolve);
-  });
+  const bench = startPeer(process.execPath, [CLI_PATH, ...args, '--disk', folder.path]);
   try {
-    await waitUntil(() => said.includes('iops: running'), { timeoutMs: 60_000 });
+    await waitUntil(() => bench.stderr().includes('iops: running'), { timeoutMs: 60_000 });
     const [own] = readdirSync(folder.path);
     const replica = openSync(folder.file(`${own!}/replica.img`), 'r+');
     // Behind the hub's back, in so many places that the load can't mend them all.
     for (let at = 0; at < 64; at += 1) writeSync(replica, 'rotten', at * 2 ** 20 + 100);
     closeSync(replica);
-    expect(await exit).toBe(1);
-    expect(said).toContain('the replica differs from the disk');
+    const { code, stderr } = await bench.exited;
+    expect(code).toBe(1);
+    expect(stderr).toContain('the replica differs from the disk');
     expect(readdirSync(folder.path)).toEqual([]);
   } finally {
-    child.kill('SIGKILL');
+    await bench.kill();
     folder.remove();
   }
 });
@@ -132,29 +124,21 @@ it('names what is missing, and goes on without it', async () => {
 });
 
 it('leaves neither processes nor files when it is stopped in the middle', async () => {
-  const child = spawn(process.execPath, [CLI_PATH, 'bench', ...CELLS, '--rounds', '500', '--size', '16M'], {
-    stdio: ['ignore', 'ignore', 'pipe'],
-  });
-  let said = '';
-  child.stderr.setEncoding('utf8').on('data', (text: string) => {
-    said += text;
-  });
-  const exit = new Promise<number | null>((resolve) => {
-    child.once('exit', resolve);
-  });
+  const args = ['bench', ...CELLS, '--rounds', '500', '--size', '16M'];
+  const bench = startPeer(process.execPath, [CLI_PATH, ...args]);
   try {
-    await waitUntil(() => said.includes('warming up'), { timeoutMs: 60_000 });
-    const pid = child.pid!;
+    await waitUntil(() => bench.stderr().includes('warming up'), { timeoutMs: 60_000 });
+    const { pid } = bench;
     const children = (await readFile(`/proc/${pid}/task/${pid}/children`, 'utf8')).trim().split(' ');
     expect(children.length).toBeGreaterThan(1);
     expect(leftovers(pid)).toHaveLength(1);
-    child.kill('SIGTERM');
-    expect(await exit).toBe(1);
-    expect(said).toContain('the bench was stopped');
+    const { code, stderr } = await bench.stop(60_000);
+    expect(code).toBe(1);
+    expect(stderr).toContain('the bench was stopped');
     expect(leftovers(pid)).toEqual([]);
     await waitUntil(() => children.every((one) => !isAlive(Number(one))), { timeoutMs: 5000 });
   } finally {
-    child.kill('SIGKILL');
+    await bench.kill();
   }
 });
 

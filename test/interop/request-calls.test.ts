@@ -1,12 +1,10 @@
 // What a request costs in system calls that move bytes, counted by the kernel, so that no busy machine moves it. Requests
 // come in batches that wait for each other: one receive takes a batch in, one send answers it, and between them each
 // request has one call on the file.
-import { readFileSync, truncateSync, writeFileSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { expect, it } from 'vitest';
-import { HeapProgram } from '../support/heap-program.ts';
-import { RawNbdClient } from '../support/raw-nbd-client.ts';
+import { withDiskServer } from '../support/heap-program.ts';
 import { type BatchKind, runBatches } from '../support/request-batches.ts';
-import { tempDir } from '../support/temp-dir.ts';
 
 const BATCHES = 1000;
 
@@ -25,23 +23,14 @@ function callsOf(pid: number): Calls {
   return { reads: count('syscr'), writes: count('syscw') };
 }
 
-async function countCalls(kind: BatchKind, depth: number): Promise<Calls> {
-  const folder = tempDir();
-  writeFileSync(folder.file('disk.img'), '');
-  truncateSync(folder.file('disk.img'), 2 ** 20);
-  const server = await HeapProgram.start('heap-server.mjs', [folder.file('disk.img')]);
-  try {
-    const client = await RawNbdClient.open({ host: '127.0.0.1', port: server.port }, 'disk');
+function countCalls(kind: BatchKind, depth: number): Promise<Calls> {
+  return withDiskServer(async (server, client) => {
     await runBatches(client, kind, depth, 100);
     const before = callsOf(server.pid);
     await runBatches(client, kind, depth, BATCHES);
     const after = callsOf(server.pid);
-    await client.destroy();
     return { reads: after.reads - before.reads, writes: after.writes - before.writes };
-  } finally {
-    server.kill();
-    folder.remove();
-  }
+  });
 }
 
 it.each<[BatchKind, number, Calls]>([

@@ -2,7 +2,7 @@
 // in batches that wait for each other. The bounds lie above what is true; who lowers a cost lowers its bound.
 import { truncateSync, writeFileSync } from 'node:fs';
 import { expect, it } from 'vitest';
-import { type HeapLook, HeapProgram } from '../support/heap-program.ts';
+import { type HeapLook, HeapProgram, withDiskServer } from '../support/heap-program.ts';
 import { RawNbdClient } from '../support/raw-nbd-client.ts';
 import { type BatchKind, runBatches } from '../support/request-batches.ts';
 import { tempDir } from '../support/temp-dir.ts';
@@ -32,24 +32,15 @@ it.each<[BatchKind, number, number]>([
   ['read', 32, 220],
   ['write', 32, 220],
 ])('a %s at depth %i allocates little and keeps nothing', async (kind, depth, maxBytesPerRequest) => {
-  const folder = tempDir();
-  writeFileSync(folder.file('disk.img'), '');
-  truncateSync(folder.file('disk.img'), 2 ** 20);
-  const server = await HeapProgram.start('heap-server.mjs', [folder.file('disk.img')]);
-  try {
-    const client = await RawNbdClient.open({ host: '127.0.0.1', port: server.port }, 'disk');
-    const requests = depth === 1 ? REQUESTS / 5 : REQUESTS;
+  const requests = depth === 1 ? REQUESTS / 5 : REQUESTS;
+  const looks = await withDiskServer(async (server, client): Promise<Looks> => {
     await runBatches(client, kind, depth, Math.ceil(requests / depth / 4)); // code is compiled, pools are filled
     const before = await server.ask('gc');
     await runBatches(client, kind, depth, Math.ceil(requests / depth));
     const after = await server.ask('look');
-    const kept = await server.ask('gc');
-    await client.destroy();
-    expectCheap({ before, after, kept }, requests, maxBytesPerRequest);
-  } finally {
-    server.kill();
-    folder.remove();
-  }
+    return { before, after, kept: await server.ask('gc') };
+  });
+  expectCheap(looks, requests, maxBytesPerRequest);
 });
 
 it.each([

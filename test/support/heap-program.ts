@@ -1,8 +1,12 @@
 // A program whose heap a test watches: started with a young generation so large that nothing is collected unless asked,
 // and asked on its standard input what its heap holds.
 import { type ChildProcess, spawn } from 'node:child_process';
+import { truncateSync, writeFileSync } from 'node:fs';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
+import { MiB } from '../../src/base/limits.ts';
+import { RawNbdClient } from './raw-nbd-client.ts';
+import { tempDir } from './temp-dir.ts';
 
 const FLAGS = ['--expose-gc', '--max-semi-space-size=512', '--min-semi-space-size=512'];
 
@@ -13,6 +17,26 @@ export interface HeapLook {
   readonly state?: string;
   readonly dirtyBytes?: number;
   readonly overflows?: number;
+}
+
+/** The built NBD server over a new disk of 1 MiB, and a client of it: all of it is gone when `use` has ended. */
+export async function withDiskServer<T>(
+  use: (server: HeapProgram, client: RawNbdClient) => Promise<T>,
+): Promise<T> {
+  const folder = tempDir();
+  const image = folder.file('disk.img');
+  writeFileSync(image, '');
+  truncateSync(image, MiB);
+  const server = await HeapProgram.start('heap-server.mjs', [image]);
+  try {
+    const client = await RawNbdClient.open({ host: '127.0.0.1', port: server.port }, 'disk');
+    const result = await use(server, client);
+    await client.destroy();
+    return result;
+  } finally {
+    server.kill();
+    folder.remove();
+  }
 }
 
 export class HeapProgram {
