@@ -46,8 +46,7 @@ test('clocks that are set under load', async () => {
       agentOptions: () => clocks.agent.options,
       hubOptions: () => clocks.hub.options,
     });
-    await pair.startHub();
-    await pair.startAgent();
+    await pair.start();
     await pair.recorded(CHUNKS);
     await setUnderLoad(pair, clocks);
     await restart(pair, clocks);
@@ -101,10 +100,8 @@ async function setUnderLoad(pair: MirrorPair, clocks: Clocks): Promise<void> {
 async function restart(pair: MirrorPair, clocks: Clocks): Promise<void> {
   await pair.agent.stop();
   await pair.hub.stop();
-  await pair.startHub();
-  await pair.startAgent();
-  await pair.settled();
-  expect(pair.difference()).toBe('');
+  await pair.start();
+  await pair.expectEqual();
   expect((await pair.counts()).readBytes).toBe(0);
   // The clock is the one that the program goes by: otherwise nothing of this was seen.
   const startedAt = (await volumeAt(pair.agent))?.resyncs?.[0]?.startedAt;
@@ -123,10 +120,8 @@ async function killBoth(pair: MirrorPair): Promise<void> {
   await guest.close();
   await pair.agent.kill();
   await pair.hub.kill();
-  await pair.startHub();
-  await pair.startAgent();
-  await pair.settled();
-  expect(pair.difference()).toBe('');
+  await pair.start();
+  await pair.expectEqual();
   const { readBytes } = await pair.counts();
   process.stdout.write(
     `  killed under other clocks: re-read ${readBytes / 1024} KiB, written in ${chunks} chunks\n`,

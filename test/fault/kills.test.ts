@@ -1,8 +1,6 @@
 // kill -9 of agent and hub at moments that a seed chooses, under fio, again and again: after each round the replica is
 // the disk, and what was read for it is no more than the agent's map named. A few rounds here; by hand as many as
 // wanted: npm run soak -- --rounds 100 --seed 7
-import { randomBytes } from 'node:crypto';
-import fs from 'node:fs';
 import { setTimeout as pause } from 'node:timers/promises';
 import { expect, test } from 'vitest';
 import { MiB } from '../../src/base/limits.ts';
@@ -10,6 +8,7 @@ import { formatBytes } from '../../src/base/size.ts';
 import { seededRandom } from '../../src/filter/random.ts';
 import { FioLoad } from '../support/fio-load.ts';
 import { type AgentCounts, MirrorPair, volumeAt } from '../support/mirror-pair.ts';
+import { makeImage } from '../support/rig.ts';
 import { tempDir } from '../support/temp-dir.ts';
 import { testSeed } from '../support/test-seed.ts';
 import { waitUntil } from '../support/wait-until.ts';
@@ -167,10 +166,9 @@ test(`killed ${ROUNDS} rounds long, nothing is lost and no volume is read again`
   const again = `npm run soak -- --rounds ${ROUNDS} --seed ${SEED}`;
   let readBytes = 0;
   try {
-    fs.writeFileSync(dir.file('a.img'), randomBytes(SIZE));
+    makeImage(dir.file('a.img'), SIZE, [[0, SIZE / MiB]]);
     await using pair = new MirrorPair({ folder: dir.path, sizeBytes: SIZE });
-    await pair.startHub();
-    await pair.startAgent();
+    await pair.start();
     await pair.settled();
     const nextLoad = (): FioLoad =>
       new FioLoad(pair.uri, {

@@ -1,20 +1,19 @@
 // A hub behind a line that is too narrow for what a guest writes: the agent's queue overflows, the guest goes on at its
 // own pace, what is said of the lag is never less than what the replica lacks, and only what did not fit is read.
-import fs from 'node:fs';
 import { expect, test } from 'vitest';
+import { KiB, MiB } from '../../src/base/limits.ts';
 import { silentLogger } from '../../src/base/log.ts';
 import { openNbdDevice } from '../../src/blockdev/nbd-client/index.ts';
 import { CutProxy } from '../support/cut-proxy.ts';
 import { LagWitness } from '../support/lag-witness.ts';
 import { MirrorPair, volumeAt } from '../support/mirror-pair.ts';
+import { makeImage } from '../support/rig.ts';
 import { tempDir } from '../support/temp-dir.ts';
 import { waitUntil } from '../support/wait-until.ts';
 
-const KIB = 1024;
-const MIB = 2 ** 20;
-const CHUNK = 64 * KIB;
-const SIZE = 64 * MIB;
-const QUEUE = MIB;
+const CHUNK = 64 * KiB;
+const SIZE = 64 * MiB;
+const QUEUE = MiB;
 /** One in each chunk. */
 const WRITE = CHUNK;
 /** Many times what the queue and the kernel's buffers hold. */
@@ -23,8 +22,7 @@ const WRITES = 600;
 test('a narrow line: the queue overflows, the lag is never told too small, and the replica converges', async () => {
   const dir = tempDir();
   try {
-    fs.writeFileSync(dir.file('a.img'), '');
-    fs.truncateSync(dir.file('a.img'), SIZE);
+    makeImage(dir.file('a.img'), SIZE, []);
     let proxy: CutProxy | undefined;
     await using pair = new MirrorPair({
       folder: dir.path,
@@ -38,13 +36,12 @@ test('a narrow line: the queue overflows, the lag is never told too small, and t
       await pair.startAgent();
       await pair.settled();
       // At most 6 MiB a second.
-      proxy.pieceBytes = 128 * KIB;
+      proxy.pieceBytes = 128 * KiB;
       proxy.delayMs = 20;
       await overflow(pair);
       proxy.delayMs = 0;
       proxy.pieceBytes = Number.POSITIVE_INFINITY;
-      await pair.settled();
-      expect(pair.difference()).toBe('');
+      await pair.expectEqual();
       expect(await volumeAt(pair.agent)).toMatchObject({ lagMs: 0, state: 'protected' });
     } finally {
       await proxy.close();
@@ -78,7 +75,7 @@ async function overflow(pair: MirrorPair): Promise<void> {
   const counts = await pair.counts();
   const readBytes = counts.readBytes - before.readBytes;
   process.stdout.write(
-    `  ${counts.overflows} overflows, states ${[...states].join(', ')}, re-read ${readBytes / KIB} KiB, lag up to ` +
+    `  ${counts.overflows} overflows, states ${[...states].join(', ')}, re-read ${readBytes / KiB} KiB, lag up to ` +
       `${Math.round(witness.longestMs)} ms, judged ${witness.judged} times\n`,
   );
   expect(counts.overflows).toBeGreaterThan(0);

@@ -1,25 +1,21 @@
 // Agent and hub on two machines, as far as the network goes: a line with delay and loss, and cuts of which nobody is
 // told. Guests never wait for it, silence is noticed by its deadline, and what is read afterwards is what the map names.
-import { randomBytes } from 'node:crypto';
-import fs from 'node:fs';
 import { setTimeout as pause } from 'node:timers/promises';
 import { describe, expect, test } from 'vitest';
-import { parseControl } from '../../src/cli/parse-address.ts';
-import { fetchStatus } from '../../src/control/client.ts';
-import type { ProcessStatus } from '../../src/control/status.ts';
-import type { CliProcess } from '../support/cli.ts';
-import { MirrorPair, volumeAt } from '../support/mirror-pair.ts';
+import { KiB, MiB } from '../../src/base/limits.ts';
+import { MirrorPair, statusOf, volumeAt } from '../support/mirror-pair.ts';
 import { PacedGuest } from '../support/paced-guest.ts';
+import { makeImage } from '../support/rig.ts';
 import { tempDir } from '../support/temp-dir.ts';
 import { waitUntil } from '../support/wait-until.ts';
 import { WAN_ADDRESS, Wan } from '../support/wan.ts';
 
-const KIB = 1024;
-const CHUNK = 64 * KIB;
+const CHUNK = 64 * KiB;
 const CHUNKS = 1024;
 const SIZE = CHUNKS * CHUNK;
 /** The rest of the disk is a hole: what is copied first goes through the same line. */
-const DATA_CHUNKS = 64;
+const DATA_MIB = 4;
+const DATA_CHUNKS = (DATA_MIB * MiB) / CHUNK;
 
 /** A connection is given up after 10 s of silence, which is looked at every 2 s, and once more. Then there is the machine. */
 const NOTICED_MS = 10_000 + 2 * 2000 + 3000;
@@ -40,8 +36,7 @@ interface Stage {
 async function onStage(play: (stage: Stage) => Promise<void>): Promise<void> {
   const dir = tempDir();
   try {
-    fs.writeFileSync(dir.file('a.img'), randomBytes(DATA_CHUNKS * CHUNK));
-    fs.truncateSync(dir.file('a.img'), SIZE);
+    makeImage(dir.file('a.img'), SIZE, [[0, DATA_MIB]]);
     await using wan = await Wan.start(1);
     await using pair = new MirrorPair({
       folder: dir.path,
@@ -53,17 +48,12 @@ async function onStage(play: (stage: Stage) => Promise<void>): Promise<void> {
       hubOptions: () => ({ through: wan.through('hub') }),
       agentOptions: () => ({ through: wan.through('agent') }),
     });
-    await pair.startHub();
-    await pair.startAgent();
+    await pair.start();
     await pair.recorded(CHUNKS);
     await play({ wan, pair });
   } finally {
     dir.remove();
   }
-}
-
-function status(process: CliProcess): Promise<ProcessStatus> {
-  return fetchStatus(parseControl(process.control));
 }
 
 function guestOf(pair: MirrorPair, firstChunk: number, endChunk: number): PacedGuest {
@@ -135,7 +125,7 @@ async function cutAndHeal({ wan, pair }: Stage, { what, cut, heal, said }: Cut):
     },
     { what: `both to notice a cut ${what}\n${pair.logs()}`, timeoutMs: NOTICED_MS, intervalMs: 20 },
   );
-  expect((await status(pair.agent)).link?.firstError?.text).toMatch(said);
+  expect((await statusOf(pair.agent)).link?.firstError?.text).toMatch(said);
   await heal(wan);
   const healedAt = performance.now();
   await waitUntil(async () => (await volumeAt(pair.agent))?.state === 'protected', {
@@ -144,14 +134,13 @@ async function cutAndHeal({ wan, pair }: Stage, { what, cut, heal, said }: Cut):
   });
   const healedMs = performance.now() - healedAt;
   await guest.stop();
-  await pair.settled();
-  expect(pair.difference()).toBe('');
+  await pair.expectEqual();
 
   const readBytes = (await pair.counts()).readBytes - before.readBytes;
   const [resync] = (await volumeAt(pair.agent))?.resyncs ?? [];
   process.stdout.write(
     `  cut ${what}: noticed by the agent after ${(noticed.agent / 1000).toFixed(1)} s, by the hub after ` +
-      `${(noticed.hub / 1000).toFixed(1)} s; re-read ${readBytes / KIB} KiB of ${SIZE / KIB}, written in ` +
+      `${(noticed.hub / 1000).toFixed(1)} s; re-read ${readBytes / KiB} KiB of ${SIZE / KiB}, written in ` +
       `${guest.chunks.size} chunks of 64 KiB; protected ${(healedMs / 1000).toFixed(1)} s after it; the guest's longest ` +
       `write took ${guest.longestMs.toFixed(1)} ms\n`,
   );
@@ -182,8 +171,7 @@ async function delayAndLoss({ wan, pair }: Stage): Promise<void> {
   await wan.both({ delayMs: oneWayMs });
   await waitUntil(() => guest.latenciesMs.length >= 400, { what: 'writes', timeoutMs: 30_000 });
   await guest.stop();
-  await pair.settled();
-  expect(pair.difference()).toBe('');
+  await pair.expectEqual();
 
   const after = await pair.counts();
   process.stdout.write(

@@ -1,9 +1,8 @@
 // What a guest with databases (jobs/database.sh) has committed, beside what agent and hub say of the replica at the same
 // time: so that afterwards it is known which rows the replica promised to have. It must never count a row too early.
-import { parseControl } from '../../src/cli/parse-address.ts';
-import { fetchStatus } from '../../src/control/client.ts';
 import type { VolumeStatus } from '../../src/control/status.ts';
 import type { CliProcess } from '../support/cli.ts';
+import { statusOf } from '../support/mirror-pair.ts';
 import type { Guest } from './guest-vm.ts';
 
 /** The databases of the job, by their journal modes. */
@@ -30,7 +29,7 @@ export function committedRows(console: string): Rows {
 
 /** The only volume of a process. */
 export async function volumeOf(process: CliProcess): Promise<VolumeStatus> {
-  const { volumes } = await fetchStatus(parseControl(process.control));
+  const { volumes } = await statusOf(process);
   if (volumes.length !== 1) throw new Error(`${volumes.length} volumes instead of one`);
   return volumes[0]!;
 }

@@ -3,9 +3,10 @@
 import { spawnSync } from 'node:child_process';
 import fs from 'node:fs';
 import { join } from 'node:path';
+import { expect } from 'vitest';
 import { parseControl } from '../../src/cli/parse-address.ts';
 import { fetchStats, fetchStatus } from '../../src/control/client.ts';
-import type { VolumeStatus } from '../../src/control/status.ts';
+import type { ProcessStatus, VolumeStatus } from '../../src/control/status.ts';
 import type { OperationStats } from '../../src/filter/stats-filter.ts';
 import { BITS_OFFSET } from '../../src/repagent/sidecar-head.ts';
 import { type CliOptions, type CliProcess, startHub, startServe } from './cli.ts';
@@ -110,6 +111,12 @@ export class MirrorPair {
     this.#agent = await startServe(args, agentOptions?.());
   }
 
+  /** Both, for whoever wants no life of one alone. */
+  async start(): Promise<void> {
+    await this.startHub();
+    await this.startAgent();
+  }
+
   /** Kills whatever lives. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#agent?.kill();
@@ -138,6 +145,12 @@ export class MirrorPair {
         cause: error,
       });
     }
+  }
+
+  /** settled(), and then disk and replica are the same. @param what is wrong when they are not */
+  async expectEqual(what?: string): Promise<void> {
+    await this.settled();
+    expect(this.difference(), what).toBe('');
   }
 
   /** What each side wrote to its log last. */
@@ -185,9 +198,14 @@ export class MirrorPair {
   }
 }
 
+/** What a process tells of itself. */
+export function statusOf(process: CliProcess): Promise<ProcessStatus> {
+  return fetchStatus(parseControl(process.control));
+}
+
 /** The volume as a process tells it. */
 export async function volumeAt(process: CliProcess): Promise<VolumeStatus | undefined> {
-  return (await fetchStatus(parseControl(process.control))).volumes[0];
+  return (await statusOf(process)).volumes[0];
 }
 
 function isAtRest(volume: VolumeStatus | undefined): boolean {
