@@ -3,9 +3,9 @@ import { createHash } from 'node:crypto';
 import { homedir, hostname } from 'node:os';
 import { join, resolve } from 'node:path';
 import { UsageError } from '../base/errors.ts';
-import { KiB, MAX_NAME_BYTES } from '../base/limits.ts';
+import { MAX_NAME_BYTES } from '../base/limits.ts';
 import type { LogLevel } from '../base/log.ts';
-import { parseDurationMs, parseSize } from '../base/size.ts';
+import { parseDurationMs } from '../base/size.ts';
 
 /** Written out here because loading the logger would slow every `--help`; a test compares it with the logger's own list. */
 export const LOG_LEVEL_CHOICES = [
@@ -45,25 +45,6 @@ export function parsePositiveTimeout(text: string | undefined, label: string): n
   const ms = parseTimeout(text, label);
   if (ms === 0) throw new UsageError(`${label}: must be longer than 0`);
   return ms;
-}
-
-/** One read of a resync a second: at less, what a hub asks for could seem to be forgotten. */
-const MIN_RESYNC_RATE = 256 * KiB;
-
-/** `auto`, or bytes a second. @throws UsageError */
-export function parseResyncRate(text: string | undefined, hasHub: boolean): 'auto' | number {
-  if (text === undefined) return 'auto';
-  if (!hasHub) throw new UsageError('--resync-rate is about replication: add --hub HOST[:PORT]');
-  if (text === 'auto') return text;
-  if (!/^\d/.test(text)) {
-    throw new UsageError(
-      `--resync-rate: ${JSON.stringify(text)} is no rate; use auto, or bytes a second as 20M`,
-    );
-  }
-  const bytes = parseSize(text, '--resync-rate');
-  if (bytes < MIN_RESYNC_RATE)
-    throw new UsageError(`--resync-rate: ${text} is less than the least, 256K a second`);
-  return bytes;
 }
 
 /** The name that a hub shows a machine by. @throws UsageError */

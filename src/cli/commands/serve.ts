@@ -1,40 +1,19 @@
 // `repagent serve`: its options and what they mean. The body is in run/serve.ts.
-import { resolve } from 'node:path';
 import { UsageError } from '../../base/errors.ts';
-import {
-  DEFAULT_QUEUE_BYTES,
-  DIRTY_GRANULARITY_BYTES,
-  MAX_DIRTY_GRANULARITY_BYTES,
-  SECTOR_BYTES,
-} from '../../base/limits.ts';
+import { SECTOR_BYTES } from '../../base/limits.ts';
 import type { LogLevel } from '../../base/log.ts';
-import { parseDurationMs, parseSize } from '../../base/size.ts';
+import { parseSize } from '../../base/size.ts';
 import type { ControlAddress } from '../../control/address.ts';
 import type { SocketPermissions } from '../../nbd/socket-file.ts';
-import type { BandwidthSchedule } from '../../repagent/bandwidth-schedule.ts';
-import type { CompressMode } from '../../repagent/compression.ts';
 import { defineCommand } from '../command.ts';
 import type { OptionTable, RawOptions } from '../option-table.ts';
-import {
-  DEFAULT_NBD_LISTEN,
-  type HubAddress,
-  type ListenAddress,
-  parseControl,
-  parseHubs,
-  parseListen,
-} from '../parse-address.ts';
-import { parseBandwidth } from '../parse-bandwidth.ts';
+import { DEFAULT_NBD_LISTEN, type ListenAddress, parseControl, parseListen } from '../parse-address.ts';
 import { type ExportSettings, parseExports } from '../parse-export.ts';
 import { isNbdUri, type NamedSource, parseImages } from '../parse-image.ts';
+import { parseReplication, type ReplicationConfig } from '../parse-replication.ts';
 import { parseSocketPermissions } from '../parse-socket.ts';
 import { checkNbdExposure, checkTlsRules, parseTls, TLS_OPTIONS, type TlsConfig } from '../parse-tls.ts';
-import {
-  agentStateDir,
-  parseCount,
-  parsePositiveTimeout,
-  parseResyncRate,
-  parseVmName,
-} from '../parse-values.ts';
+import { agentStateDir, parseCount, parsePositiveTimeout, parseVmName } from '../parse-values.ts';
 import { insecureOption, listenControlOption, logLevelOption } from './shared-options.ts';
 
 export const SERVE_OPTIONS = {
@@ -192,7 +171,7 @@ export const SERVE_OPTIONS = {
   insecure: insecureOption,
 } as const satisfies OptionTable;
 
-export interface ServeConfig {
+export interface ServeConfig extends ReplicationConfig {
   readonly images: readonly NamedSource[];
   readonly format: string;
   /** Size for a missing image, bytes; undefined refuses one. */
@@ -203,13 +182,6 @@ export interface ServeConfig {
   readonly stdio: boolean;
   /** Of every unix socket of `listen`. */
   readonly socketPermissions: SocketPermissions | undefined;
-  /** Each makes a replica; none: nothing is replicated. */
-  readonly hubs: readonly HubAddress[];
-  /** Of the links to the hubs; undefined: no TLS. Without a name each hub's certificate must be for its host. */
-  readonly hubTls: { readonly dir: string; readonly serverName: string | undefined } | undefined;
-  /** Of what is sent to each hub; undefined: no limit. */
-  readonly bandwidth: BandwidthSchedule | undefined;
-  readonly compress: CompressMode;
   readonly vmName: string;
   readonly filters: readonly string[];
   /** One for every image, by name. */
@@ -222,13 +194,7 @@ export interface ServeConfig {
   readonly maxConnectionsPerAddress: number | undefined;
   readonly handshakeTimeoutMs: number | undefined;
   readonly idleTimeoutMs: number | undefined;
-  readonly queueBytes: number;
-  readonly resyncRate: 'auto' | number;
-  /** Undefined: guests are never delayed. */
-  readonly maxDelayMs: number | undefined;
   readonly stateDir: string;
-  readonly dirtyGranularityBytes: number;
-  readonly dirtySync: 'lazy' | 'always';
   readonly logLevel: LogLevel;
   readonly insecure: boolean;
 }
@@ -254,7 +220,6 @@ export function resolveServe(raw: RawOptions<typeof SERVE_OPTIONS>): ServeConfig
   checkTlsRules(exports, tls);
   const socketPermissions = parseSocketPermissions(raw['socket-mode'], raw['socket-owner']);
   checkListening(listen, raw.stdio ?? false, socketPermissions !== undefined);
-  const hubs = parseHubs(raw.hub ?? []);
   return {
     images,
     format,
@@ -262,10 +227,7 @@ export function resolveServe(raw: RawOptions<typeof SERVE_OPTIONS>): ServeConfig
     listen,
     stdio: raw.stdio ?? false,
     socketPermissions,
-    hubs,
-    hubTls: parseHubTls(raw, hubs.length > 0),
-    bandwidth: parseHubBandwidth(raw['hub-bandwidth'], hubs.length > 0),
-    compress: parseHubCompress(raw['hub-compress'], hubs.length > 0),
+    ...parseReplication(raw),
     vmName,
     filters: raw.filter ?? [],
     exports,
@@ -280,12 +242,7 @@ export function resolveServe(raw: RawOptions<typeof SERVE_OPTIONS>): ServeConfig
     ),
     handshakeTimeoutMs: parsePositiveTimeout(raw['handshake-timeout'], '--handshake-timeout'),
     idleTimeoutMs: parsePositiveTimeout(raw['idle-timeout'], '--idle-timeout'),
-    queueBytes: parseQueueBytes(raw['queue-bytes']),
-    resyncRate: parseResyncRate(raw['resync-rate'], hubs.length > 0),
-    maxDelayMs: parseMaxDelay(raw['on-hub-lag'], raw['max-delay'], hubs.length > 0),
     stateDir: agentStateDir(raw['state-dir'], vmName, images[0]!.source),
-    dirtyGranularityBytes: parseGranularity(raw['dirty-granularity']),
-    dirtySync: raw['dirty-sync'] ?? 'lazy',
     logLevel: raw['log-level'] ?? 'info',
     insecure: raw.insecure ?? false,
   };
@@ -312,30 +269,6 @@ function parseUpstream(text: string | undefined, images: readonly NamedSource[])
 
 function parseConnections(text: string | undefined, label: string): number | undefined {
   return text === undefined ? undefined : parseCount(text, label, MAX_CONNECTIONS_LIMIT);
-}
-
-function parseHubTls(raw: RawOptions<typeof SERVE_OPTIONS>, hasHub: boolean): ServeConfig['hubTls'] {
-  const dir = raw['hub-tls-dir'];
-  const name = raw['hub-tls-name'];
-  if (dir === undefined) {
-    if (name === undefined) return undefined;
-    throw new UsageError('--hub-tls-name is what the certificate of the hub is for: add --hub-tls-dir DIR');
-  }
-  if (!hasHub) throw new UsageError('--hub-tls-dir is about the link to a hub: add --hub HOST[:PORT]');
-  return { dir: resolve(dir), serverName: name };
-}
-
-function parseHubBandwidth(text: string | undefined, hasHub: boolean): BandwidthSchedule | undefined {
-  if (text === undefined) return undefined;
-  if (!hasHub) throw new UsageError('--hub-bandwidth is about the link to a hub: add --hub HOST[:PORT]');
-  return parseBandwidth(text);
-}
-
-function parseHubCompress(mode: CompressMode | undefined, hasHub: boolean): CompressMode {
-  if (mode !== undefined && !hasHub) {
-    throw new UsageError('--hub-compress is about the link to a hub: add --hub HOST[:PORT]');
-  }
-  return mode ?? 'off';
 }
 
 function parseFormat(text: string): string {
@@ -365,47 +298,6 @@ function parseCreate(
   if (images.every((image) => isNbdUri(image.source))) {
     throw new UsageError('--create makes image files, and every image here is an NBD server');
   }
-  return bytes;
-}
-
-function parseGranularity(text: string | undefined): number {
-  if (text === undefined) return DIRTY_GRANULARITY_BYTES;
-  const bytes = parseSize(text, '--dirty-granularity');
-  const isPower = Number.isInteger(Math.log2(bytes));
-  if (!isPower || bytes < DIRTY_GRANULARITY_BYTES || bytes > MAX_DIRTY_GRANULARITY_BYTES) {
-    throw new UsageError('--dirty-granularity: a power of two from 64K to 16M, such as 256K');
-  }
-  return bytes;
-}
-
-/** A guest takes a disk for broken that does not answer for many seconds, however seldom that is. */
-const MAX_DELAY_MS = 1000;
-const DEFAULT_MAX_DELAY_MS = 20;
-
-function parseMaxDelay(
-  policy: 'degrade' | 'throttle' | undefined,
-  text: string | undefined,
-  hasHub: boolean,
-): number | undefined {
-  if (policy !== undefined && !hasHub) {
-    throw new UsageError('--on-hub-lag is about replication: add --hub HOST[:PORT]');
-  }
-  if (policy !== 'throttle') {
-    if (text === undefined) return undefined;
-    throw new UsageError('--max-delay is how long a change may be delayed: add --on-hub-lag throttle');
-  }
-  if (text === undefined) return DEFAULT_MAX_DELAY_MS;
-  const delayMs = parseDurationMs(text, '--max-delay');
-  if (delayMs < 1 || delayMs > MAX_DELAY_MS)
-    throw new UsageError(`--max-delay: ${text} is out of range; allowed is 1ms to 1s`);
-  return delayMs;
-}
-
-function parseQueueBytes(text: string | undefined): number {
-  if (text === undefined) return DEFAULT_QUEUE_BYTES;
-  const bytes = parseSize(text, '--queue-bytes');
-  if (bytes < SECTOR_BYTES)
-    throw new UsageError(`--queue-bytes: at least ${SECTOR_BYTES} bytes, such as 64M`);
   return bytes;
 }
 

@@ -7,12 +7,12 @@ import { UsageError } from '../../../src/base/errors.ts';
 import { LOG_LEVELS } from '../../../src/base/log.ts';
 import { parseConfig, readConfigFile } from '../../../src/cli/config-file.ts';
 import { fromArguments, fromConfig, mergeOptions, type OptionTable } from '../../../src/cli/option-table.ts';
+import { parseReplication } from '../../../src/cli/parse-replication.ts';
 import {
   agentStateDir,
   hubStateDir,
   LOG_LEVEL_CHOICES,
   parseCount,
-  parseResyncRate,
   parseVmName,
 } from '../../../src/cli/parse-values.ts';
 
@@ -136,13 +136,14 @@ describe('values', () => {
   });
 
   it('takes a rate of resyncs, or auto', () => {
-    expect(parseResyncRate(undefined, false)).toBe('auto');
-    expect(parseResyncRate('auto', true)).toBe('auto');
-    expect(parseResyncRate('1.5M', true)).toBe(1.5 * 2 ** 20);
-    expect(parseResyncRate('256K', true)).toBe(2 ** 18);
-    expect(() => parseResyncRate('255K', true)).toThrow('less than the least, 256K a second');
-    expect(() => parseResyncRate('fast', true)).toThrow('use auto, or bytes a second as 20M');
-    expect(() => parseResyncRate('auto', false)).toThrow('add --hub HOST');
+    const rate = (text: string) => parseReplication({ hub: ['192.0.2.7'], 'resync-rate': text }).resyncRate;
+    expect(parseReplication({}).resyncRate).toBe('auto');
+    expect(rate('auto')).toBe('auto');
+    expect(rate('1.5M')).toBe(1.5 * 2 ** 20);
+    expect(rate('256K')).toBe(2 ** 18);
+    expect(() => rate('255K')).toThrow('less than the least, 256K a second');
+    expect(() => rate('fast')).toThrow('use auto, or bytes a second as 20M');
+    expect(() => parseReplication({ 'resync-rate': 'auto' })).toThrow('add --hub HOST');
   });
 
   it('machine names are one path component', () => {
