@@ -126,10 +126,18 @@ export class ReplicaMemory {
     };
   }
 
-  /** The agent has kept the attachment: it answered. */
+  /** The image is open again, and the attachment of before goes on. */
+  regained(): void {
+    if (this.#current) this.#isWatched = true;
+  }
+
+  /** The agent has kept the attachment: it answered, on this connection. */
   confirmed(): void {
     const record = this.#current;
-    if (record && !record.isConfirmed) void this.#tryUpdate((now) => ({ ...now, isConfirmed: true }));
+    if (!record) return;
+    if (!record.isConfirmed) void this.#tryUpdate((now) => ({ ...now, isConfirmed: true }));
+    // What an earlier connection was told may have been lost with it, or the echo: no other position would follow.
+    if (record.sequence > this.#echoed) this.#tell(record);
   }
 
   /** When a verification of all of it had ended, Unix milliseconds; 0: never. */
@@ -219,7 +227,8 @@ export class ReplicaMemory {
     });
   }
 
-  #recordSoon(): void {
+  /** @param leastMs after one that failed */
+  #recordSoon(leastMs = 0): void {
     const record = this.#current;
     if (!record || this.#timer || this.#isRecording || this.#isClosed || record.pairing === 0n) return;
     // One position at a time: the agent is never more than one behind.
@@ -227,10 +236,13 @@ export class ReplicaMemory {
     const sinceMs = Date.now() - record.writtenAtMs;
     const everyMs = this.#options.recordMs ?? RECORD_MS;
     const waitMs = record.sequence === 0 ? 0 : Math.min(everyMs, Math.max(0, everyMs - sinceMs));
-    this.#timer = setTimeout(() => {
-      this.#timer = undefined;
-      void this.#recordReached();
-    }, waitMs);
+    this.#timer = setTimeout(
+      () => {
+        this.#timer = undefined;
+        void this.#recordReached();
+      },
+      Math.max(leastMs, waitMs),
+    );
   }
 
   async #recordReached(): Promise<void> {
@@ -244,9 +256,13 @@ export class ReplicaMemory {
     );
     this.#isRecording = false;
     const record = this.#current;
-    if (isKept && record?.generation === generation && record?.sequence === sequence) {
-      this.#options.onRecorded({ pairing: record.pairing, generation: record.generation, sequence });
-    }
+    if (isKept && record?.generation === generation && record?.sequence === sequence) this.#tell(record);
+    // Guests may write nothing more: the next position may not come.
+    else if (!isKept) this.#recordSoon(this.#options.recordMs ?? RECORD_MS);
+  }
+
+  #tell({ pairing, generation, sequence }: ReplicaRecord): void {
+    this.#options.onRecorded({ pairing, generation, sequence });
   }
 
   async #followImage(): Promise<void> {
@@ -256,7 +272,7 @@ export class ReplicaMemory {
     if (look && look.changedAtNs !== record.image?.changedAtNs) await this.#tryUpdate((now) => now);
   }
 
-  /** What can't be recorded now is tried again with the next position. */
+  /** What can't be written now is written with whatever comes next. */
   async #tryUpdate(change: (record: ReplicaRecord) => ReplicaRecord): Promise<boolean> {
     try {
       await this.#update((now) => change(now!));

@@ -182,6 +182,7 @@ export class Replica {
     this.vmName = vmName;
     this.meter.start(performance.now());
     if (resumes) {
+      this.memory.regained();
       this.engine.beginRound();
       this.#enter('startResume', null);
     } else {
@@ -428,6 +429,7 @@ export class Replica {
       return;
     }
     if (!this.#link || this.#state !== 'failed') return;
+    this.memory.regained();
     this.engine.beginRound();
     this.meter.start(performance.now());
     this.#enter('storeHealed');

@@ -1,9 +1,13 @@
 // What a hub keeps of a replica, over attachments that come to nothing.
 import { setImmediate as turn } from 'node:timers/promises';
-import { describe, expect, test } from 'vitest';
+import { describe, expect, test, vi } from 'vitest';
 import { silentLogger } from '../../../src/base/log.ts';
 import { memoryRecord } from '../../../src/rephub/record-file.ts';
-import { type Beginning, ReplicaMemory } from '../../../src/rephub/replica-memory.ts';
+import {
+  type Beginning,
+  ReplicaMemory,
+  type ReplicaMemoryOptions,
+} from '../../../src/rephub/replica-memory.ts';
 import type { Claim } from '../../../src/repwire/messages.ts';
 
 const AGENT = { id: 'a'.repeat(32), epoch: 1n };
@@ -20,13 +24,15 @@ function claim(pairing: bigint, generation: number): Claim {
   };
 }
 
-async function emptyMemory(): Promise<ReplicaMemory> {
+async function emptyMemory(options: Partial<ReplicaMemoryOptions> = {}): Promise<ReplicaMemory> {
   const memory = new ReplicaMemory({
     volumeName: 'disk',
     place: memoryRecord(),
     look: async () => undefined,
+    recordMs: 1,
     logger: silentLogger,
     onRecorded: () => {},
+    ...options,
   });
   await memory.prepare();
   return memory;
@@ -60,5 +66,58 @@ describe('an attachment under a new pairing', () => {
     await turn();
     await expect(begin(memory, claim(7n, 3))).rejects.toThrow('another replica');
     await memory.close(true);
+  });
+});
+
+describe('an attachment that goes on', () => {
+  test('after the link was lost says again what was recorded, and records on', async () => {
+    const told: number[] = [];
+    const memory = await emptyMemory({ onRecorded: ({ sequence }) => told.push(sequence) });
+    const { pairing } = await begin(memory, claim(0n, 0));
+    memory.confirmed();
+    memory.reached(5);
+    await vi.waitFor(() => expect(told).toEqual([5]));
+    // Neither that nor an echo of it arrives.
+    memory.detached();
+    memory.reached(9);
+    memory.confirmed();
+    expect(told).toEqual([5, 5]);
+    memory.echoed({ kind: 'recorded', volumeId: 1n, ...pairing!, sequence: 5 });
+    await vi.waitFor(() => expect(told).toEqual([5, 5, 9]));
+    await memory.close(true);
+  });
+
+  test('after a record that could not be written writes it once it can', async () => {
+    const told: number[] = [];
+    const place = memoryRecord();
+    let failures = 0;
+    const save: typeof place.save = async (record) => {
+      if (failures === 0) return place.save(record);
+      failures -= 1;
+      throw new Error('no space');
+    };
+    const memory = await emptyMemory({
+      place: { load: place.load, save },
+      onRecorded: ({ sequence }) => told.push(sequence),
+    });
+    await begin(memory, claim(0n, 0));
+    failures = 2;
+    memory.reached(5);
+    await vi.waitFor(() => expect(told).toEqual([5]));
+    expect(failures).toBe(0);
+    await memory.close(true);
+  });
+
+  test('after its store failed keeps its record in step with the image', async () => {
+    const place = memoryRecord();
+    const look = { identity: '1:1', changedAtNs: '1000000', isEmpty: false };
+    const memory = await emptyMemory({ place, look: async () => ({ ...look }) });
+    await begin(memory, claim(0n, 0));
+    memory.released();
+    await memory.prepare();
+    memory.regained();
+    look.changedAtNs = '90000000000';
+    await memory.close(true);
+    expect(await place.load()).toMatchObject({ isClean: true, image: { changedAtNs: '90000000000' } });
   });
 });
