@@ -183,7 +183,7 @@ class RunningHub implements Hub, SessionHost {
 
   async resolve(volumeName: string, use: Resolution, agentId?: string): Promise<string> {
     const replica = this.#find(volumeName);
-    if (replica.isAttached) {
+    if (replica.link) {
       throw new OperationError(`volume ${volumeName} is being replicated by ${replica.vmName}`, {
         hint: 'end that agent first, if another one is to have the replica',
       });

@@ -7,7 +7,7 @@ export function replicaStatus(replica: Replica): VolumeStatus {
   const { engine } = replica;
   const now = performance.now();
   const remaining = engine.remainingBytes;
-  const syncing = replica.isAttached && isSyncing(replica.state);
+  const syncing = replica.link !== undefined && isSyncing(replica.state);
   const rate = syncing ? replica.meter.bytesPerSecond(now) : null;
   return {
     name: replica.volumeName,

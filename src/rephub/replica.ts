@@ -97,14 +97,11 @@ export class Replica {
     return this.engine.sizeBytes;
   }
 
-  get isAttached(): boolean {
-    return this.#link !== undefined;
-  }
-
   get engine(): SyncEngine {
     return this.#content.engine;
   }
 
+  /** Undefined: no agent is attached. */
   get link(): ReplicaLink | undefined {
     return this.#link;
   }

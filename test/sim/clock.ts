@@ -103,7 +103,12 @@ export class Clock {
 
   /** Unix milliseconds, by the clock on the wall of the process that runs. */
   wallMs(): number {
-    return START_UNIX_MS + this.nowMs + (this.host?.wallOffsetMs ?? 0);
+    return this.wallMsOf(this.host);
+  }
+
+  /** The same for another one; null: a clock that is right. */
+  wallMsOf(host: Host | null): number {
+    return START_UNIX_MS + this.nowMs + (host?.wallOffsetMs ?? 0);
   }
 
   /** Puts virtual time and this clock's random numbers in place of the real ones. @returns how to undo that */

@@ -2,8 +2,11 @@
 // event by event.
 import { setImmediate as turn } from 'node:timers/promises';
 import { seededRandom } from '../../src/filter/random.ts';
-import type { Bug } from './mutations.ts';
+import type { Bug } from './bugs.ts';
+import { LifeOfMemory } from './life-of-memory.ts';
+import type { Beginnings } from './memory-watch.ts';
 import type { WorldVolume } from './rules.ts';
+import { replaceImage } from './tampering.ts';
 import { World } from './world.ts';
 
 const KIB = 1024;
@@ -11,6 +14,9 @@ const QUEUES = [300, 3000, 20_000, 200_000, 4_000_000, 4_000_000];
 
 /** How long it may take, with every fault over, until the replicas are the disks, ms of virtual time. */
 const HEALING_MS = 300_000;
+
+/** How long it may take then until no file says that anything is missing, ms. */
+const RETIRING_MS = 20_000;
 
 export interface LifeOptions {
   readonly seed: number;
@@ -28,6 +34,8 @@ export interface LifeResult {
   readonly events: number;
   readonly virtualMs: number;
   readonly looks: World['looks'];
+  /** How attachments began. */
+  readonly begun: Beginnings;
   readonly lines: readonly string[];
 }
 
@@ -58,7 +66,12 @@ function liveNow({ seed, steps = 50, bug }: LifeOptions): LifeResult {
     sizes,
     queueBytes: QUEUES[int(QUEUES.length)]!,
     sync: { chunkBytes, maxReadBytes: chunkBytes * (1 + int(4)), maxReads: 1 + int(8) },
-    wrapStore: bug?.wrapStore,
+    agentKeeps: {
+      granularityBytes: int(5) === 0 ? undefined : [4096, 16_384, 65_536][int(3)]!,
+      exact: int(5) === 0,
+    },
+    hubKeeps: int(6) > 0,
+    bug,
   });
   try {
     const life = new Life(world, random);
@@ -73,6 +86,7 @@ function liveNow({ seed, steps = 50, bug }: LifeOptions): LifeResult {
       events: world.clock.events,
       virtualMs: world.clock.nowMs,
       looks: world.looks,
+      begun: world.memory.begun,
       lines: world.lines,
     };
   } finally {
@@ -81,19 +95,24 @@ function liveNow({ seed, steps = 50, bug }: LifeOptions): LifeResult {
   }
 }
 
-class Life {
+export class Life {
   readonly world: World;
   readonly #random: () => number;
   /** Copies of images, from which one may be restored. */
   readonly #backups = new Map<WorldVolume, Int32Array>();
+  readonly memory: LifeOfMemory;
+  /** Clocks may jump in this life. What they say is of little use then. */
+  mayJump = false;
 
   constructor(world: World, random: () => number) {
     this.world = world;
     this.#random = random;
+    this.memory = new LifeOfMemory(this);
   }
 
   begin(): void {
     const { world } = this;
+    this.mayJump = this.int(4) === 0;
     for (const volume of world.volumes) {
       if (this.int(2) === 0) this.slowDisk(volume);
       if (this.int(2) === 0) this.slowStore(volume);
@@ -200,6 +219,7 @@ class Life {
     if (!world.hubHost.isAlive) return;
     world.crashHub(this.int(2) === 0, this.int(2) === 0);
     this.#whileHubIsGone();
+    if (this.int(6) === 0) this.memory.restoreHub();
     world.startHub();
   }
 
@@ -216,6 +236,8 @@ class Life {
     if (this.int(3) === 0) world.stopAgent();
     else world.crashAgent(this.int(2) === 0, this.int(2) === 0);
     this.pause();
+    if (this.int(8) === 0) this.memory.writePast();
+    if (this.int(6) === 0) this.memory.restoreAgent();
     world.startAgent();
   }
 
@@ -244,7 +266,12 @@ class Life {
       image.failOpens = 0;
       disk.slowMs = Math.min(disk.slowMs, 0.3);
     }
-    if (!world.pass(HEALING_MS, () => world.isWhole)) {
+    this.memory.heal();
+    const isWhole = (): boolean => {
+      world.chooseAgents();
+      return world.isWhole;
+    };
+    if (!world.pass(HEALING_MS, isWhole)) {
       if (world.wrong === undefined) world.fail(`the replicas are not the disks after ${HEALING_MS} ms`);
       return;
     }
@@ -259,6 +286,9 @@ class Life {
       }
       if (failures > disk.faults)
         world.fail(`${name}: guests saw ${failures} failures, their disk had ${disk.faults}`);
+    }
+    if (!world.pass(RETIRING_MS, () => world.memory.isRetired) && world.wrong === undefined) {
+      world.fail(`after ${RETIRING_MS} ms the map's file still has bits of what the hub has recorded`);
     }
     const queued = world.agent?.stats.queuedBytes ?? 0;
     if (queued !== 0) world.fail(`${queued} bytes stay in the queue`);
@@ -276,8 +306,9 @@ class Life {
     this.pause();
     const volume = this.volume();
     const backup = this.#backups.get(volume);
-    if (this.int(4) === 0)
-      world.replaceImage(volume, backup ?? volume.image.disk.now.map(() => world.nextTag()));
+    if (this.int(5) > 0) return;
+    const tags = backup ?? volume.image.disk.now.map(() => world.nextTag());
+    replaceImage(world, volume, tags, this.pick(['other', 'written']));
   }
 
   #guest(volume: WorldVolume): void {
@@ -322,6 +353,8 @@ const STEP = {
     if (host === life.world.hubHost) life.guests(1 + life.int(8));
   },
   clockJump: (life: Life) => {
+    if (!life.mayJump) return;
+    life.world.memory.clocksJumped = true;
     const host = life.pick([life.world.agentHost, life.world.hubHost]);
     host.wallOffsetMs += life.pick([-3_600_000, -200, 200, 86_400_000]);
   },
@@ -349,6 +382,12 @@ const STEP = {
   slowStore: (life: Life) => life.slowStore(life.volume()),
   slowDisk: (life: Life) => life.slowDisk(life.volume()),
   backup: (life: Life) => life.backup(),
+  crashBoth: (life: Life) => life.memory.crashBoth(),
+  copyHub: (life: Life) => life.memory.copyHub(),
+  copyAgent: (life: Life) => life.memory.copyAgent(),
+  mapFault: (life: Life) => life.memory.mapFault(),
+  recordFault: (life: Life) => life.memory.recordFault(),
+  operator: (life: Life) => life.world.chooseAgents(),
 } satisfies Record<string, (life: Life) => unknown>;
 
 const WEIGHTS: Record<keyof typeof STEP, number> = {
@@ -372,6 +411,12 @@ const WEIGHTS: Record<keyof typeof STEP, number> = {
   slowStore: 2,
   slowDisk: 2,
   backup: 1,
+  crashBoth: 2,
+  copyHub: 1,
+  copyAgent: 1,
+  mapFault: 1,
+  recordFault: 2,
+  operator: 3,
 };
 const WEIGHTED = Object.entries(WEIGHTS).flatMap(([kind, weight]) =>
   Array.from({ length: weight }, () => kind as keyof typeof STEP),

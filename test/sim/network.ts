@@ -29,6 +29,9 @@ export const FAIR: Weather = {
   isRefused: false,
 };
 
+/** Where hubs listen. */
+export const HUB_PORT = 9010;
+
 const FRAME_MAGIC = 0x1122;
 const FRAME_BYTES = 56;
 const HELLO = 64;

@@ -3,6 +3,8 @@
 import { MirrorStream, type StreamMember } from '../../src/repagent/mirror-stream.ts';
 import { ProtectedVolume } from '../../src/repagent/protected-volume.ts';
 import { Replica } from '../../src/rephub/replica.ts';
+import { type Beginning, ReplicaMemory } from '../../src/rephub/replica-memory.ts';
+import type { Claim } from '../../src/repwire/messages.ts';
 import type { Clock, Host } from './clock.ts';
 
 export interface Watcher {
@@ -12,8 +14,12 @@ export interface Watcher {
   named(host: Host, volume: ProtectedVolume, sequence: number): void;
   /** An agent learned that a hub begins to follow a volume. @param hubKey which life of which hub */
   started(host: Host, volume: ProtectedVolume, hubKey: string | undefined): void;
-  /** A connection of an agent begins to replicate. */
-  attached(replica: Replica): void;
+  /** A connection of an agent begins to replicate. @param how unless both remember @param claim what it was judged by */
+  attached(replica: Replica, how: Beginning | undefined, claim: Claim | undefined): void;
+  /** An agent is not let at a replica. */
+  refused(replica: Replica, reason: string): void;
+  /** An agent has said what the replica lacks. */
+  told(replica: Replica): void;
   queued(host: Host, stream: MirrorStream): void;
 }
 
@@ -22,7 +28,10 @@ export function observe(clock: Clock, watcher: Watcher): () => void {
   const stream = MirrorStream.prototype;
   const replica = Replica.prototype;
   const { write, failed, zero, dirty } = stream;
-  const { attach } = replica;
+  const { attach, refuse, dirty: takeDirty } = replica;
+  const memory = ReplicaMemory.prototype;
+  const { begin } = memory;
+  const claims = new WeakMap<ReplicaMemory, Claim>();
   const volume = ProtectedVolume.prototype;
   const { start } = volume;
   const tell = (
@@ -50,10 +59,23 @@ export function observe(clock: Clock, watcher: Watcher): () => void {
     watcher.named(clock.host!, owner as ProtectedVolume, sequence);
     return sequence;
   };
-  replica.attach = function (link, vmName) {
-    const result = attach.call(this, link, vmName);
-    watcher.attached(this);
+  memory.begin = function (agent, vmName, sizeBytes, claim) {
+    if (claim) claims.set(this, claim);
+    return begin.call(this, agent, vmName, sizeBytes, claim);
+  };
+  replica.attach = function (link, vmName, how) {
+    const result = attach.call(this, link, vmName, how);
+    watcher.attached(this, how, claims.get(this.memory));
     return result;
+  };
+  replica.refuse = function (reason) {
+    watcher.refused(this, reason);
+    refuse.call(this, reason);
+  };
+  replica.dirty = function (part) {
+    const isFirst = this.awaitsDirty;
+    takeDirty.call(this, part);
+    if (isFirst && !part.more) watcher.told(this);
   };
   volume.start = function (wireId, hubKey, ...rest) {
     const result = start.call(this, wireId, hubKey, ...rest);
@@ -63,6 +85,7 @@ export function observe(clock: Clock, watcher: Watcher): () => void {
   return () => {
     volume.start = start;
     Object.assign(stream, { write, failed, zero, dirty });
-    replica.attach = attach;
+    Object.assign(replica, { attach, refuse, dirty: takeDirty });
+    memory.begin = begin;
   };
 }

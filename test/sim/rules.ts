@@ -50,6 +50,8 @@ export interface Looks {
   prefix: number;
   acks: number;
   silent: number;
+  /** For what a crash would hide. */
+  crashes: number;
 }
 
 export function newVolume(name: string, disk: SimDisk, image: SimImage): WorldVolume {
@@ -76,9 +78,9 @@ export function contractBroken({ disk, image }: WorldVolume): string | undefined
   return disk.violations[0] ?? image.violations[0] ?? image.disk.violations[0];
 }
 
-/** Guests wait for their disk only. */
-export function guestDelayed({ waiting, disk }: WorldVolume): string | undefined {
-  if (waiting === 0 || !disk.isIdle) return undefined;
+/** Guests wait for their disk only. @param isSyncing they asked for bits that are durable before their data */
+export function guestDelayed({ waiting, disk }: WorldVolume, isSyncing: boolean): string | undefined {
+  if (waiting === 0 || !disk.isIdle || isSyncing) return undefined;
   return `${waiting} guests wait for something else than their disk`;
 }
 
@@ -115,6 +117,14 @@ export function notAPrefix(volume: WorldVolume, looks: Looks): string | undefine
   const sector = truth.differsAt(sequence, now);
   if (sector === -1) return undefined;
   return `protected at ${sequence}, but sector ${sector} holds ${now[sector]}, not ${truth.pastTag(sector)}`;
+}
+
+/** What a replica had to read is durable before it calls itself protected. */
+export function settledEarly({ replica, isFollowed }: WorldVolume): string | undefined {
+  if (replica?.state !== 'protected' || !isFollowed) return undefined;
+  const { ackedSequence, engine } = replica;
+  if (ackedSequence >= engine.targetSequence) return undefined;
+  return `protected at ${ackedSequence}, but what it read, as of ${engine.targetSequence}, is not durable`;
 }
 
 /** What was acknowledged is durable, or something newer in its place. */

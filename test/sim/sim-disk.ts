@@ -50,6 +50,15 @@ export class SimDisk implements BlockDevice {
   faults = 0;
   /** Whose calls are served. */
   owner: Host | null = null;
+  /** Another number is another file. */
+  identity = 1;
+  /** Nothing was ever written to it. */
+  isEmpty = false;
+  /** When it was last changed by its machine's clock, Unix ms, and what of that a power cut leaves for sure. */
+  changedAtMs = 0;
+  durableChangedAtMs = 0;
+  /** Told of each change that takes effect. */
+  changed: () => void = () => {};
   readonly violations: string[] = [];
   readonly #clock: Clock;
   readonly #random: () => number;
@@ -153,14 +162,25 @@ export class SimDisk implements BlockDevice {
       if (this.durable[i] !== this.now[i] && this.#random() < keep) this.durable[i] = this.now[i]!;
     }
     this.now.set(this.durable);
+    // Data may be on the medium whose time of writing is not.
+    if (this.#random() < 0.5) this.changedAtMs = this.durableChangedAtMs;
+    this.durableChangedAtMs = this.changedAtMs;
     this.version += 1;
   }
 
-  /** Somebody puts something else in its place. */
-  replace(tags: Int32Array): void {
+  /** Somebody puts something else in its place. @param atMs when that was written, Unix ms */
+  replace(tags: Int32Array, atMs: number): void {
     this.now.set(tags);
     this.durable.set(tags);
+    this.isEmpty = false;
+    this.changedAtMs = atMs;
+    this.durableChangedAtMs = atMs;
     this.version += 1;
+  }
+
+  /** What is known of it but not its data is on the medium: what fsync does, and fdatasync doesn't. */
+  syncTimes(): void {
+    this.durableChangedAtMs = this.changedAtMs;
   }
 
   #change(offset: number, length: number, data: Buffer | undefined, fua: boolean): MaybePromise<void> {
@@ -206,7 +226,10 @@ export class SimDisk implements BlockDevice {
       this.now[i] = data ? sectorTag(data, (i - first) * SECTOR) : 0;
       if (fua) this.durable[i] = this.now[i]!;
     }
+    this.isEmpty = false;
+    this.changedAtMs = this.#clock.wallMsOf(this.owner);
     this.version += 1;
+    this.changed();
   }
 
   #look(offset: number, target: Buffer, from: number, to: number): void {

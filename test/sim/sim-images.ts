@@ -5,6 +5,7 @@ import type { MaybePromise } from '../../src/base/maybe.ts';
 import type { Mutation } from '../../src/blockdev/mutation.ts';
 import type { ImageOpener } from '../../src/rephub/image-opener.ts';
 import { ImageStore } from '../../src/rephub/image-store.ts';
+import type { ImageLook } from '../../src/rephub/replica-record.ts';
 import type { ReplicaStore } from '../../src/rephub/replica-store.ts';
 import type { SimDisk } from './sim-disk.ts';
 
@@ -28,6 +29,12 @@ export class SimImage {
   }
 }
 
+/** How an image looks from outside. */
+export function lookOf({ identity, changedAtMs, isEmpty }: SimDisk): ImageLook {
+  const changedAtNs = String(BigInt(Math.round(changedAtMs * 1000)) * 1000n);
+  return { identity: String(identity), changedAtNs, isEmpty };
+}
+
 export type WrapStore = (store: ReplicaStore) => ReplicaStore;
 
 export class SimImages implements ImageOpener {
@@ -42,6 +49,13 @@ export class SimImages implements ImageOpener {
 
   async identify(path: string): Promise<string | undefined> {
     return this.#images.has(path) ? `simulated:${path}` : undefined;
+  }
+
+  async look(path: string, durably: boolean): Promise<ImageLook | undefined> {
+    const disk = this.#images.get(path)?.disk;
+    const look = disk && lookOf(disk);
+    if (durably) disk?.syncTimes();
+    return look;
   }
 
   async open(path: string): Promise<ReplicaStore> {
