@@ -20,6 +20,9 @@ export class Slab {
   readonly bytes: Buffer;
   /** How often its acquirer counts it as in use; the acquirer's alone, and 0 when it comes back. */
   uses = 0;
+  /** For the pool only: how many trims it had seen when this slab came back, and whether its memory is given up since. */
+  freedAtTrim = 0;
+  discarded = false;
   readonly #pool: SlabPool;
   #references = 1;
 
@@ -54,6 +57,7 @@ export class Slab {
   revive(): void {
     assert(this.#references === 0, 'revive of a slab in use');
     this.#references = 1;
+    this.discarded = false;
   }
 }
 
@@ -73,10 +77,14 @@ export class SlabPool {
   readonly #maxPinnedBytes: number;
   readonly #poison: boolean;
   #freeBytes = 0;
+  /** Of the free ones, those whose memory the system may have back. */
+  #discardedBytes = 0;
   #liveBytes = 0;
+  #trims = 0;
+  #onDrop: (bytes: Buffer) => void = () => {};
 
   constructor(options: SlabPoolOptions = {}) {
-    this.#maxFreeBytes = options.maxFreeBytes ?? 64 * MiB;
+    this.#maxFreeBytes = options.maxFreeBytes ?? 128 * MiB;
     this.#maxPinnedBytes = options.maxPinnedBytes ?? 256 * MiB;
     this.#poison = options.poison ?? process.env.REPAGENT_POISON === '1';
   }
@@ -103,6 +111,7 @@ export class SlabPool {
     this.#liveBytes += sizeBytes;
     if (!free) return new Slab(this, sizeBytes);
     this.#freeBytes -= sizeBytes;
+    if (free.discarded) this.#discardedBytes -= sizeBytes;
     free.revive();
     return free;
   }
@@ -112,11 +121,52 @@ export class SlabPool {
     const sizeBytes = slab.bytes.length;
     this.#liveBytes -= sizeBytes;
     if (this.#poison) slab.bytes.fill(0xdd);
-    if (this.#freeBytes + sizeBytes > this.#maxFreeBytes) return;
+    if (this.#freeBytes + sizeBytes > this.#maxFreeBytes) {
+      this.#onDrop(slab.bytes);
+      return;
+    }
     this.#freeBytes += sizeBytes;
+    slab.freedAtTrim = this.#trims;
     const list = this.#free.get(sizeBytes);
     if (list) list.push(slab);
     else this.#free.set(sizeBytes, [slab]);
+  }
+
+  /** @param onDrop gets the bytes of each slab that is not kept for reuse: nobody needs what is in them */
+  whenDropped(onDrop: (bytes: Buffer) => void): void {
+    this.#onDrop = onDrop;
+  }
+
+  /** Bytes of free slabs that still have memory of their own. */
+  get idleBytes(): number {
+    return this.#freeBytes - this.#discardedBytes;
+  }
+
+  /**
+   * Gives up the memory, not the place, of slabs that nobody needed for some time; to be called at even intervals.
+   * @param discard gives a slab's memory back to the system: it reads as anything then
+   * @param options.afterTrims how many trims a slab is left alone for
+   * @param options.keepBytes memory of free slabs that stays
+   * @param options.atOnceBytes no more than this, and one slab, is given up by one trim
+   */
+  trim(
+    discard: (bytes: Buffer) => void,
+    options: { readonly afterTrims: number; readonly keepBytes: number; readonly atOnceBytes: number },
+  ): void {
+    this.#trims += 1;
+    let left = options.atOnceBytes;
+    for (const [sizeBytes, list] of this.#free) {
+      // A list is a stack: those that came back first lie first.
+      for (const slab of list) {
+        if (left <= 0 || this.idleBytes <= options.keepBytes) return;
+        if (slab.freedAtTrim + options.afterTrims > this.#trims) break;
+        if (slab.discarded) continue;
+        discard(slab.bytes);
+        slab.discarded = true;
+        this.#discardedBytes += sizeBytes;
+        left -= sizeBytes;
+      }
+    }
   }
 }
 

@@ -33,6 +33,10 @@ export interface NativeCalls {
   /** A socket option that is a short name, at most 31 bytes; undefined when the system won't tell. */
   getSocketName(fd: number, level: number, option: number): string | undefined;
   setSocketName(fd: number, level: number, option: number, value: string): string | undefined;
+  /** Gives the memory of whole pages within `bytes` back to the system: their content is lost, the buffer is not. */
+  discardPagesSync(bytes: Buffer): string | undefined;
+  /** The same on the thread pool. */
+  discardPages(bytes: Buffer): Promise<string | undefined>;
 }
 
 const FALLOC_FL_KEEP_SIZE = 1;
@@ -48,6 +52,7 @@ const LOCK_SH = 1;
 const LOCK_EX = 2;
 const LOCK_NB = 4;
 const POSIX_FADV_WILLNEED = 3;
+const MADV_DONTNEED = 4;
 
 const MAX_NAME_BYTES = 32;
 
@@ -72,7 +77,10 @@ function open(): NativeCalls | undefined {
     const koffi = createRequire(import.meta.url)('koffi') as typeof import('koffi');
     // Only where off_t is 64 bits in the calls' plain names.
     if (koffi.sizeof('long') !== 8) return undefined;
-    return bind(koffi.load(null), () => koffi.errno());
+    return bind(koffi.load(null), {
+      errno: () => koffi.errno(),
+      addressOf: (bytes) => koffi.address(bytes),
+    });
   } catch {
     return undefined;
   }
@@ -88,9 +96,16 @@ type Getsockopt = KoffiFunc<
 type Setsockopt = KoffiFunc<
   (fd: number, level: number, option: number, value: Buffer, length: number) => number
 >;
+type Madvise = KoffiFunc<(bytes: Buffer, length: number, advice: number) => number>;
 type Fadvise = KoffiFunc<(fd: number, offset: number, length: number, advice: number) => number>;
 
-function bind(libc: LibraryHandle, errno: () => number): NativeCalls {
+/** What koffi tells beside calls: how the last one failed, and where a buffer lies. */
+interface Foreign {
+  errno(): number;
+  addressOf(bytes: Buffer): bigint;
+}
+
+function bind(libc: LibraryHandle, { errno, addressOf }: Foreign): NativeCalls {
   const pread = libc.func('int64_t pread(int fd, void *bytes, size_t length, int64_t offset)') as Transfer;
   const pwrite = libc.func(
     'int64_t pwrite(int fd, const void *bytes, size_t length, int64_t offset)',
@@ -107,6 +122,16 @@ function bind(libc: LibraryHandle, errno: () => number): NativeCalls {
   const setsockopt = libc.func(
     'int setsockopt(int fd, int level, int option, const void *value, uint32_t length)',
   ) as Setsockopt;
+  const madvise = libc.func('int madvise(void *bytes, size_t length, int advice)') as Madvise;
+  const getpagesize = libc.func('int getpagesize(void)') as KoffiFunc<() => number>;
+  const pageBytes = getpagesize();
+  /** The kernel rounds a length up to a page: what lies behind the bytes must not be in it. */
+  const wholePages = (bytes: Buffer): Buffer => {
+    const start = (pageBytes - Number(addressOf(bytes) % BigInt(pageBytes))) % pageBytes;
+    const count = Math.max(0, Math.floor((bytes.length - start) / pageBytes));
+    return bytes.subarray(start, start + count * pageBytes);
+  };
+  const discarding = new Set<Buffer>();
   const gate = new PoolGate(MAX_POOL_CALLS);
   const code = (result: number | bigint): string | undefined =>
     Number(result) === -1 ? errnoName(errno()) : undefined;
@@ -159,6 +184,21 @@ function bind(libc: LibraryHandle, errno: () => number): NativeCalls {
     },
     setSocketName: (fd, level, option, value) =>
       code(setsockopt(fd, level, option, Buffer.from(value, 'latin1'), value.length)),
+    discardPagesSync: (bytes) => {
+      const pages = wholePages(bytes);
+      return pages.length === 0 ? undefined : code(madvise(pages, pages.length, MADV_DONTNEED));
+    },
+    discardPages: (bytes) =>
+      gate.run((done) => {
+        const pages = wholePages(bytes);
+        if (pages.length === 0) return done(undefined);
+        // Were they collected before the call is made, it would be made on someone else's memory.
+        discarding.add(pages);
+        madvise.async(pages, pages.length, MADV_DONTNEED, (error, result) => {
+          discarding.delete(pages);
+          done(error ? errorName(error) : code(result));
+        });
+      }),
   };
 }
 

@@ -1,7 +1,10 @@
 // The life of a process that serves: start step by step, run until asked to stop, stop in reverse order. When a step
 // fails or a signal comes half-way, what was started is stopped all the same.
+import { sharedPool } from '../../base/buffer-pool.ts';
 import { Stopper } from '../../base/lifecycle.ts';
 import type { Logger } from '../../base/log.ts';
+import { loadNativeCalls } from '../../base/native-calls.ts';
+import { startTrimming } from '../../base/slab-trim.ts';
 import { watchSignals } from './signals.ts';
 
 export interface Startup {
@@ -38,6 +41,7 @@ export async function runService(options: ServiceOptions): Promise<number> {
   const { logger, start } = options;
   const stopper = new Stopper();
   const signals = watchSignals();
+  const stopTrimming = startTrimming(sharedPool, loadNativeCalls());
   const step: Startup['step'] = async (name, what, stop) => {
     const value = await what;
     if (stop) stopper.add(name, () => stop(value));
@@ -53,6 +57,7 @@ export async function runService(options: ServiceOptions): Promise<number> {
     if (!(error instanceof Interrupted)) throw error;
   } finally {
     clean = await stopAll(stopper, logger);
+    stopTrimming();
     signals.dispose();
   }
   return clean ? 0 : 1;

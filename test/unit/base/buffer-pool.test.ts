@@ -1,6 +1,6 @@
 // Who holds a slab, when it may be reused, and what retaining costs.
 import fc from 'fast-check';
-import { describe, expect, it } from 'vitest';
+import { beforeEach, describe, expect, it } from 'vitest';
 import {
   pinBytes,
   pinSlab,
@@ -9,7 +9,7 @@ import {
   type Slab,
   SlabPool,
 } from '../../../src/base/buffer-pool.ts';
-import { KiB, MiB } from '../../../src/base/limits.ts';
+import { GiB, KiB, MiB } from '../../../src/base/limits.ts';
 
 describe('SlabPool', () => {
   it('hands out powers of two from 64 KiB up', () => {
@@ -55,6 +55,67 @@ describe('SlabPool', () => {
     slab.bytes.fill(1);
     slab.release();
     expect(slab.bytes.every((byte) => byte === 0xdd)).toBe(true);
+  });
+
+  describe('trimmed', () => {
+    const options = { afterTrims: 2, keepBytes: 0, atOnceBytes: GiB };
+    let discarded: Buffer[];
+    const discard = (bytes: Buffer): void => void discarded.push(bytes);
+    beforeEach(() => {
+      discarded = [];
+    });
+
+    it('gives up what lay idle for so many trims, the longest idle first, and reuses it all the same', () => {
+      const pool = new SlabPool();
+      const [old, young] = [pool.acquire(1), pool.acquire(1)];
+      old.release();
+      pool.trim(discard, options);
+      young.release();
+      pool.trim(discard, options);
+      expect([discarded.length, discarded[0] === old.bytes]).toEqual([1, true]);
+      expect([pool.freeBytes, pool.idleBytes]).toEqual([128 * KiB, 64 * KiB]);
+      pool.trim(discard, options);
+      expect([discarded.length, discarded[1] === young.bytes]).toEqual([2, true]);
+      pool.trim(discard, options);
+      expect(discarded.length).toBe(2);
+      expect(pool.acquire(1) === young).toBe(true);
+      expect(pool.acquire(1) === old).toBe(true);
+      expect([pool.freeBytes, pool.idleBytes]).toEqual([0, 0]);
+      old.release();
+      expect([pool.freeBytes, pool.idleBytes]).toEqual([64 * KiB, 64 * KiB]);
+    });
+
+    it('leaves alone what is used now and then', () => {
+      const pool = new SlabPool();
+      pool.acquire(1).release();
+      for (let i = 0; i < 20; i += 1) {
+        pool.trim(discard, options);
+        pool.acquire(1).release();
+      }
+      expect(discarded.length).toBe(0);
+    });
+
+    it('keeps what it was told to, and gives up a bounded amount at once', () => {
+      const pool = new SlabPool();
+      for (const slab of [1, 2, 3, 4, 5].map(() => pool.acquire(MiB))) slab.release();
+      const counts = [1, 2, 3, 4, 5, 6].map(() => {
+        pool.trim(discard, { afterTrims: 2, keepBytes: 2 * MiB, atOnceBytes: 2 * MiB });
+        return discarded.length;
+      });
+      expect(counts).toEqual([0, 2, 3, 3, 3, 3]);
+      expect(pool.idleBytes).toBe(2 * MiB);
+    });
+
+    it('tells of what it does not keep at all', () => {
+      const pool = new SlabPool({ maxFreeBytes: MiB });
+      pool.whenDropped(discard);
+      const [first, second] = [pool.acquire(MiB), pool.acquire(MiB)];
+      first.release();
+      expect(discarded.length).toBe(0);
+      second.release();
+      expect([discarded.length, discarded[0] === second.bytes]).toEqual([1, true]);
+      expect(pool.acquire(1) === second).toBe(false);
+    });
   });
 
   it('counts every byte, whatever is taken and given in whichever order', () => {

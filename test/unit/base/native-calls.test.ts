@@ -74,4 +74,24 @@ describe.runIf(native)('native calls', () => {
     await calls.willNeed(fd, 0, 8 * GiB);
     await calls.willNeed(-1, 0, 10);
   });
+
+  it('give the memory of whole pages back, and no byte of any other', async () => {
+    const large = Buffer.allocUnsafeSlow(8 * MiB).fill(7);
+    const resident = (): number => process.memoryUsage.rss();
+    const before = resident();
+    expect(calls.discardPagesSync(large.subarray(1000, large.length - 1000))).toBeUndefined();
+    expect(before - resident()).toBeGreaterThan(6 * MiB);
+    expect(large.subarray(0, 1000).every((byte) => byte === 7)).toBe(true);
+    expect(large.subarray(-1000).every((byte) => byte === 7)).toBe(true);
+    expect(large[4 * MiB]).toBe(0);
+    // What is in the part of a page at either end stays.
+    large.fill(8);
+    expect(await calls.discardPages(large.subarray(0, 5 * MiB + 100))).toBeUndefined();
+    expect(large.subarray(5 * MiB + 100).every((byte) => byte === 8)).toBe(true);
+    expect(large[MiB]).toBe(0);
+    const small = Buffer.allocUnsafeSlow(900).fill(9);
+    expect(calls.discardPagesSync(small)).toBeUndefined();
+    expect(await calls.discardPages(Buffer.alloc(0))).toBeUndefined();
+    expect(small.every((byte) => byte === 9)).toBe(true);
+  });
 });
