@@ -23,9 +23,9 @@ export const UNKNOWN_TIME_US = -1;
 /** Where every bit is set as well before the change that it stands for is begun. Never throws. */
 export interface DirtyShadow {
   readonly granularityBytes: number;
-  /** What is set there. */
-  readonly bits: Bitmap;
-  /** Whether `bits` was found when the process began and is all that may be missing. */
+  /** What is set there and not known to be needless. A copy. */
+  needed(): Bitmap;
+  /** Whether what is set was found when the process began and is all that may be missing. */
   readonly isBelieved: boolean;
   mark(first: number, end: number): void;
   markAll(): void;
@@ -185,8 +185,9 @@ export class DirtyMap {
     this.streamOff();
     for (const generation of this.#closed) this.#merge(generation, this.#base);
     this.#closed = [];
-    if (this.#shadow.bits.count > this.#base.bits.count) this.#base.firstTimeUs ||= UNKNOWN_TIME_US;
-    this.#base.bits.union(this.#shadow.bits);
+    const needed = this.#shadow.needed();
+    if (needed.count > this.#base.bits.count) this.#base.firstTimeUs ||= UNKNOWN_TIME_US;
+    this.#base.bits.union(needed);
   }
 
   /** The stream is about to begin anew, at a hub that has nothing. */
@@ -199,10 +200,9 @@ export class DirtyMap {
     this.#shadow?.markAll();
   }
 
-  /** What the shadow holds and nothing here needs any more, up to the newest acknowledgement. */
+  /** What the shadow still takes for needed and nothing here needs any more, up to the newest acknowledgement. */
   retirable(): { readonly bits: Bitmap; readonly sequence: number } {
-    const bits = new Bitmap(this.#chunks);
-    if (this.#shadow) bits.union(this.#shadow.bits);
+    const bits = this.#shadow?.needed() ?? new Bitmap(this.#chunks);
     for (const part of this.#parts()) bits.subtract(part.bits);
     return { bits, sequence: this.#acked };
   }

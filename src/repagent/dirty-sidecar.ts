@@ -44,8 +44,12 @@ export class DirtySidecar {
   readonly #oneByte = Buffer.alloc(1);
   readonly #page = Buffer.alloc(PAGE_BYTES);
   #head: SidecarHead;
-  /** Bits that may be taken away once the hub has recorded what made them needless; a new change keeps its bit. */
-  #retiring: Bitmap | undefined;
+  /** Bits that are needless once the hub has recorded what made them so; a new change keeps its bit. */
+  #offered: Bitmap | undefined;
+  /** Bits of the file that are needless: all that is missing to take them away is the right time. */
+  readonly #needless: Bitmap;
+  #changes = 0;
+  #bitWrites = 0;
   /** The bits are this process's own, from the first to the last. */
   #isAdopted = false;
   #isBroken = false;
@@ -66,6 +70,7 @@ export class DirtySidecar {
     this.#file = file;
     this.granularityBytes = granularityBytes;
     this.bits = new Bitmap(Math.ceil(sizeBytes / granularityBytes));
+    this.#needless = new Bitmap(this.bits.sizeBits);
     const old = file.existed ? newestHead(file.read(0, BITS_OFFSET)) : undefined;
     this.finding = examineSidecar(old, this.bits, options);
     this.#head = this.#firstHead(old);
@@ -117,9 +122,12 @@ export class DirtySidecar {
 
   /** Before a change of chunks [first, end) is begun. Never throws. */
   mark(first: number, end: number): void {
-    if (this.#retiring) this.#retiring.clear(first, end);
+    this.#changes += 1;
+    if (this.#offered) this.#offered.clear(first, end);
+    if (this.#needless.count > 0) this.#needless.clear(first, end);
     if (end - first === 1) {
       if (this.bits.test(first)) return;
+      this.#bitWrites += 1;
       this.bits.set(first);
       const byte = Math.floor(first / 8);
       this.#oneByte[0] = this.bits.byteAt(byte);
@@ -127,46 +135,74 @@ export class DirtySidecar {
       return;
     }
     if (this.bits.nextClear(first) >= end) return;
+    this.#bitWrites += 1;
     this.bits.set(first, end);
     this.#putBytes(Math.floor(first / 8), Math.ceil(end / 8));
   }
 
   /** Everything is dirty. */
   markAll(): void {
-    this.#retiring = undefined;
+    this.#offered = undefined;
+    this.#needless.clearAll();
     if (this.bits.count === this.bits.sizeBits) return;
     this.bits.setAll();
     this.#rewrite();
   }
 
-  /** The bits that may be taken away, once that is allowed. @param bits the sidecar's from now on */
+  /** What of the file's bits is not known to be needless, while this process lives. A copy. */
+  needed(): Bitmap {
+    const needed = new Bitmap(this.bits.sizeBits);
+    needed.union(this.bits);
+    needed.subtract(this.#needless);
+    return needed;
+  }
+
+  /** The bits that will be needless, once that is allowed. @param bits the sidecar's from now on */
   offer(bits: Bitmap): void {
-    this.#retiring = bits;
+    this.#offered = bits;
   }
 
-  /** Whether bits wait to be taken away. */
+  /** Whether bits wait to be needless. */
   get isOffered(): boolean {
-    return this.#retiring !== undefined;
+    return this.#offered !== undefined;
   }
 
-  /** None of the offered bits may be taken away. */
+  /** None of the offered bits is needless. */
   withdraw(): void {
-    this.#retiring = undefined;
+    this.#offered = undefined;
   }
 
-  /** Takes away some of the bits that were offered. @param maxPages pages to write at most @returns whether some are left */
+  /** What is still offered is needless: the hub has it in its record, and where the map is exact the disk has it too. */
+  settle(): void {
+    if (!this.#offered) return;
+    this.#needless.union(this.#offered);
+    this.#offered = undefined;
+  }
+
+  /** Bits that {@link retire} would take away. */
+  get needlessCount(): number {
+    return this.#needless.count;
+  }
+
+  /** Changes that were marked, and how many of them had to set a bit in the file. */
+  get changes(): number {
+    return this.#changes;
+  }
+
+  get bitWrites(): number {
+    return this.#bitWrites;
+  }
+
+  /** Takes away some of the needless bits. @param maxPages pages to write at most @returns whether some are left */
   retire(maxPages: number): boolean {
-    const retiring = this.#retiring;
-    if (!retiring) return false;
-    for (const page of retiring.pageIndexes().slice(0, maxPages)) {
-      this.bits.subtractPage(retiring, page);
-      retiring.clearPage(page);
+    const needless = this.#needless;
+    for (const page of needless.pageIndexes().slice(0, maxPages)) {
+      this.bits.subtractPage(needless, page);
+      needless.clearPage(page);
       this.bits.copyPage(page, this.#page);
       this.#put(this.#page, BITS_OFFSET + page * PAGE_BYTES);
     }
-    if (retiring.count > 0) return true;
-    this.#retiring = undefined;
-    return false;
+    return needless.count > 0;
   }
 
   /** Whether every bit is durable before its data. */
@@ -184,7 +220,8 @@ export class DirtySidecar {
   grow(sizeBytes: number): void {
     const before = this.#head.sizeBytes;
     const chunks = Math.ceil(sizeBytes / this.granularityBytes);
-    this.#retiring?.grow(chunks);
+    this.#offered?.grow(chunks);
+    this.#needless.grow(chunks);
     this.bits.grow(chunks);
     this.#attempt(() => this.#file.extend(BITS_OFFSET + Math.ceil(chunks / PAGE_BITS) * PAGE_BYTES));
     // The bits first: a file whose head knows more than its bits would lie.
@@ -194,7 +231,7 @@ export class DirtySidecar {
 
   /** From here on the bits are relative to an attachment of a replica. Resolves when that is durable. */
   async adopt(pairing: bigint, generation: number): Promise<void> {
-    this.#retiring = undefined;
+    this.#offered = undefined;
     this.#adoptions += 1;
     const adoption = this.#adoptions;
     const { exact } = this.#options;
@@ -224,6 +261,7 @@ export class DirtySidecar {
   async close(image: ImageMark | undefined): Promise<void> {
     if (this.#isClosed) return;
     this.#isClosed = true;
+    while (this.retire(this.#needless.pageCount));
     await this.#syncFile();
     this.#attempt(() => {
       this.#writeHead({
@@ -325,7 +363,7 @@ export class DirtySidecar {
   /** A map that misses a bit is worse than none: what the file says must not be believed any more. */
   #break(error: unknown): void {
     this.#isBroken = true;
-    this.#retiring = undefined;
+    this.#offered = undefined;
     this.#unsynced = this.#options.exact;
     try {
       this.#file.empty();

@@ -27,6 +27,7 @@ async function emptyMap(): Promise<MemorySidecar> {
   const needless = new Bitmap(sidecar.bits.sizeBits);
   needless.setAll();
   sidecar.offer(needless);
+  sidecar.settle();
   sidecar.retire(1);
   await sidecar.close(undefined);
   return new MemorySidecar(file.bytes);

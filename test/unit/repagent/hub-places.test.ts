@@ -126,6 +126,7 @@ describe('a state directory', () => {
     const all = new Bitmap(map.bits.sizeBits);
     all.union(map.bits);
     map.offer(all);
+    map.settle();
     while (map.retire(1000));
     await map.adopt(pairing, 3);
     for (const chunk of chunks) map.mark(chunk, chunk + 1);
