@@ -5,9 +5,6 @@ import { Children, findProgram } from './children.ts';
 import { Workspace } from './workspace.ts';
 
 export interface BenchRunOptions {
-  readonly sizeBytes: number;
-  /** A folder on the disk, for what is to lie there. */
-  readonly diskFolder: string | undefined;
   /** The command line program that serves. */
   readonly program: string;
   readonly repagentVersion: string;
@@ -16,12 +13,19 @@ export interface BenchRunOptions {
   readonly onProgress: (what: string, secondsLeft: number) => void;
 }
 
+/** Of a run whose images all have one size, and which uses a disk too. */
+export interface DiskRunOptions extends BenchRunOptions {
+  readonly sizeBytes: number;
+  /** A folder on the disk, for what is to lie there. */
+  readonly diskFolder: string | undefined;
+}
+
 /**
  * Gives `work` processes and folders that are gone when it has ended, or when the run is aborted.
  * @throws OperationError when fio is missing, or the run was aborted; and whatever `work` throws
  */
 export async function runCleanly<T>(
-  { diskFolder, aborted }: BenchRunOptions,
+  { aborted, diskFolder }: BenchRunOptions & { readonly diskFolder?: string | undefined },
   work: (children: Children, workspace: Workspace) => Promise<T>,
 ): Promise<T> {
   if (findProgram('fio') === undefined) {

@@ -2,7 +2,7 @@
 // that is missing or can't take part is named in the result; only ours must not be missing.
 import { errorMessage, OperationError } from '../base/errors.ts';
 import { sleep } from '../base/sleep.ts';
-import { type BenchRunOptions, runCleanly } from './bench-run.ts';
+import { type DiskRunOptions, runCleanly } from './bench-run.ts';
 import { type Children, findProgram } from './children.ts';
 import { withIdleConnections } from './idle-connections.ts';
 import { thisMachine } from './machine.ts';
@@ -31,7 +31,7 @@ const DROP_TIMEOUT_MS = 60_000;
 /** For what a closed connection leaves behind, such as a process that ends. */
 const REST_MS = 100;
 
-export interface BenchOptions extends BenchRunOptions {
+export interface BenchOptions extends DiskRunOptions {
   readonly cells: readonly Cell[];
   readonly servers: readonly ServerKind[];
   readonly rounds: number;

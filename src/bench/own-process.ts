@@ -5,7 +5,6 @@ import { fetchStatus } from '../control/client.ts';
 import { ownSocketPath } from '../control/runtime-dir.ts';
 import type { VolumeStatus } from '../control/status.ts';
 import type { Child, Children } from './children.ts';
-import { EXPORT } from './mirror-settings.ts';
 
 const START_TIMEOUT_MS = 30_000;
 
@@ -39,30 +38,37 @@ export async function startRole(
   return { child, port };
 }
 
-/** Starts a hub of one replica. @param port where it listens; 0: anywhere @throws OperationError */
+/** Starts a hub. @param replicas as on its command line @param port where it listens; 0: anywhere @throws OperationError */
 export function startHub(
   own: OwnProgram,
-  { replica, stateDir, port = 0 }: { replica: string; stateDir: string; port?: number },
+  { replicas, stateDir, port = 0 }: { replicas: readonly string[]; stateDir: string; port?: number },
 ): Promise<OwnProcess> {
-  const args = ['--listen', `127.0.0.1:${port}`, '--state-dir', stateDir];
-  return startRole(own, 'hub', [`${EXPORT}=${replica}`, ...args]);
+  return startRole(own, 'hub', [...replicas, ...['--listen', `127.0.0.1:${port}`, '--state-dir', stateDir]]);
 }
 
-/** Starts a server of one image, of which a hub has a replica. @throws OperationError */
+/** Starts a server of images, of which a hub has replicas. @param images as on its command line @throws OperationError */
 export function startMirrored(
   own: OwnProgram,
-  { image, stateDir, hubPort }: { image: string; stateDir: string; hubPort: number },
+  { images, stateDir, hubPort }: { images: readonly string[]; stateDir: string; hubPort: number },
 ): Promise<OwnProcess> {
   return startRole(own, 'serve', [
-    ...[`${EXPORT}=${image}`, '--listen', '127.0.0.1:0', '--hub', `127.0.0.1:${hubPort}`],
+    ...[...images, '--listen', '127.0.0.1:0', '--hub', `127.0.0.1:${hubPort}`],
     ...['--vm-name', 'bench', '--state-dir', stateDir],
   ]);
 }
 
-/** What a process that was started with {@link startRole} says of its only volume. @throws OperationError */
+/** What a process that was started with {@link startRole} says of its volumes. @throws OperationError */
+export async function volumesOf(
+  own: OwnProgram,
+  role: 'serve' | 'hub',
+  pid: number,
+): Promise<readonly VolumeStatus[]> {
+  return (await fetchStatus({ kind: 'unix', path: ownSocketPath(own.runDir, role, pid) })).volumes;
+}
+
+/** The same of its only one. @throws OperationError */
 export async function onlyVolume(own: OwnProgram, role: 'serve' | 'hub', pid: number): Promise<VolumeStatus> {
-  const status = await fetchStatus({ kind: 'unix', path: ownSocketPath(own.runDir, role, pid) });
-  const [volume] = status.volumes;
+  const [volume] = await volumesOf(own, role, pid);
   if (volume === undefined) throw new OperationError(`repagent ${role} has no volume`);
   return volume;
 }

@@ -17,6 +17,10 @@ export const RECOVERY_PLACE: Place = {
   begin: '<!-- recovery figures begin: written by `repagent bench --recovery --report` -->',
   end: '<!-- recovery figures end -->',
 };
+export const SCALE_PLACE: Place = {
+  begin: '<!-- scale figures begin: written by `repagent bench --scale --report` -->',
+  end: '<!-- scale figures end -->',
+};
 
 /** @param chartName how the document refers to the chart */
 export function benchMarkdown(result: BenchResult, chartName: string): string {

@@ -93,11 +93,16 @@ export async function untilAccepts(
 }
 
 /** Polls until `done` says so. @throws OperationError when it takes longer than `timeoutMs` */
-export async function until(what: string, done: () => Promise<boolean>, timeoutMs: number): Promise<void> {
+export async function until(
+  what: string,
+  done: () => Promise<boolean>,
+  timeoutMs: number,
+  everyMs: number = POLL_MS,
+): Promise<void> {
   const endsAt = performance.now() + timeoutMs;
   while (!(await done())) {
     if (performance.now() > endsAt) throw new OperationError(`${what}: not within ${timeoutMs / 1000} s`);
-    await sleep(POLL_MS);
+    await sleep(everyMs);
   }
 }
 

@@ -5,6 +5,7 @@ import { expect, it } from 'vitest';
 import type { RecoveryResult } from '../../src/bench/recovery/result.ts';
 import { BENCH_PLACE, RECOVERY_PLACE } from '../../src/bench/report-document.ts';
 import type { BenchResult } from '../../src/bench/result.ts';
+import type { ScaleResult } from '../../src/bench/scale/run.ts';
 import { CLI_PATH, runCli } from '../support/cli.ts';
 import { startPeer } from '../support/peers.ts';
 import { tempDir } from '../support/temp-dir.ts';
@@ -85,6 +86,18 @@ it('takes a hub away and brings it back, and counts what was read for it', async
   );
   expect(readdirSync(folder.path)).toEqual(['PERFORMANCE.md']);
   folder.remove();
+});
+
+it('looks at the memory and the latency of volumes that are protected', async () => {
+  const args = ['bench', '--scale', '--cell', '1x1g', '--seconds', '0.3', '--json'];
+  const run = await runCli(args, { timeoutMs: 60_000 });
+  expect(run.code, run.stderr).toBe(0);
+  const [figures, ...others] = (JSON.parse(run.stdout) as ScaleResult).figures;
+  expect(others).toEqual([]);
+  expect(figures!.cell).toMatchObject({ id: '1x1g', volumes: 1, sizeBytes: 2 ** 30 });
+  expect(figures!.protectedAfterMs).toBeGreaterThan(figures!.startedAfterMs);
+  for (const bytes of [figures!.agentBytes, figures!.hubBytes]) expect(bytes).toBeGreaterThan(2 ** 24);
+  expect(figures!.iops).toBeGreaterThan(0);
 });
 
 it('ends with an error when a replica differs', async () => {

@@ -83,7 +83,10 @@ async function startMirror(options: MapCostOptions, keeping: MapKeeping): Promis
   const replica = workspace.path('tmpfs', `map-replica-${name}.img`);
   createImage(image, MAP_IMAGE_BYTES);
   createEmptyImage(replica, MAP_IMAGE_BYTES);
-  const hub = await startHub(own, { replica, stateDir: workspace.path('tmpfs', `map-hub-${name}`) });
+  const hub = await startHub(own, {
+    replicas: [`${EXPORT}=${replica}`],
+    stateDir: workspace.path('tmpfs', `map-hub-${name}`),
+  });
   const settings: MirrorServerSettings = {
     ...{ image, hubPort: hub.port, map: keeping, granularityBytes: cell.chunkBytes },
     mapFile: workspace.path('disk', `bench-${name}.map`),

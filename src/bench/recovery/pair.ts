@@ -40,9 +40,13 @@ export class ReplicatedPair {
 
   /** Starts both and waits for the first copy. The files are there already. @throws OperationError */
   static async start(own: OwnProgram, paths: PairPaths): Promise<ReplicatedPair> {
-    const hub = await startHub(own, { replica: paths.replica, stateDir: paths.hubState });
+    const hub = await startHub(own, { replicas: [`${EXPORT}=${paths.replica}`], stateDir: paths.hubState });
     const { image, agentState } = paths;
-    const serve = await startMirrored(own, { image, stateDir: agentState, hubPort: hub.port });
+    const serve = await startMirrored(own, {
+      images: [`${EXPORT}=${image}`],
+      stateDir: agentState,
+      hubPort: hub.port,
+    });
     const pair = new ReplicatedPair(own, paths, hub, serve);
     await pair.settle();
     return pair;
@@ -66,7 +70,7 @@ export class ReplicatedPair {
     const { replica, hubState } = this.#paths;
     const { port, child } = this.#hub;
     if (this.#absence === 'killed')
-      this.#hub = await startHub(this.#own, { replica, stateDir: hubState, port });
+      this.#hub = await startHub(this.#own, { replicas: [`${EXPORT}=${replica}`], stateDir: hubState, port });
     else child.signal('SIGCONT');
     this.#absence = undefined;
   }

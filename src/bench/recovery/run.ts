@@ -1,6 +1,6 @@
 // Runs the recovery bench: outages and lags with one agent and one hub on the disk, as processes; maps with several.
 import { DIRTY_GRANULARITY_BYTES } from '../../base/limits.ts';
-import { type BenchRunOptions, runCleanly } from '../bench-run.ts';
+import { type DiskRunOptions, runCleanly } from '../bench-run.ts';
 import type { Children } from '../children.ts';
 import { thisMachine } from '../machine.ts';
 import { MAP_KEEPINGS } from '../mirror-settings.ts';
@@ -19,7 +19,7 @@ const START_SECONDS = 8;
 const MAP_START_SECONDS = 12;
 const ROUND_OVERHEAD_SECONDS = 1;
 
-export interface RecoveryOptions extends BenchRunOptions {
+export interface RecoveryOptions extends DiskRunOptions {
   readonly cells: readonly RecoveryCell[];
   /** How long the hub stays away, and how long the lag is watched. */
   readonly outageSeconds: number;

@@ -49,9 +49,9 @@ async function startMirror(bed: Bed): Promise<RunningServer> {
   const [image, replica] = [bed.image(repagent.name), bed.replica(repagent.name)];
   createEmptyImage(replica, bed.sizeBytes);
   const own = ownProgram(bed);
-  const hub = await startHub(own, { replica, stateDir: bed.scratch('hub-state') });
+  const hub = await startHub(own, { replicas: [`${EXPORT}=${replica}`], stateDir: bed.scratch('hub-state') });
   const stateDir = bed.scratch('agent-state');
-  const serve = await startMirrored(own, { image, stateDir, hubPort: hub.port });
+  const serve = await startMirrored(own, { images: [`${EXPORT}=${image}`], stateDir, hubPort: hub.port });
   const hasCaughtUp = async (): Promise<boolean> =>
     isCaughtUp(await onlyVolume(own, 'serve', serve.child.pid));
   const settle = (): Promise<void> => until('repagent: the replica follows', hasCaughtUp, SYNC_TIMEOUT_MS);

@@ -26,6 +26,10 @@ const BENCH_OPTIONS = {
     describe:
       'instead: what compressing this file, such as a disk image, gains and costs; for --hub-compress',
   },
+  scale: {
+    type: 'flag',
+    describe: 'instead: memory, time until protected and latency of many volumes and huge ones; two minutes',
+  },
   cell: {
     type: 'text',
     describe: 'measure this cell, such as 4k-randread-qd32; * stands for anything',
@@ -78,6 +82,7 @@ export const benchCommand = defineCommand({
       const { runCodecsCommand } = await import('../run/bench-codecs.ts');
       return runCodecsCommand(raw.codecs, raw.json ?? false);
     }
+    if (raw.scale) return runScale(raw);
     if (raw.recovery) return runRecovery(raw);
     if (raw.quick && raw.full) throw new UsageError('--quick and --full: give one of them');
     if (raw.outage !== undefined) throw new UsageError('--outage is about hubs that go away: add --recovery');
@@ -108,6 +113,24 @@ async function runRecovery(raw: RawOptions<typeof BENCH_OPTIONS>): Promise<numbe
     roundSeconds: parseSeconds(raw.seconds ?? '3', '--seconds'),
     ...{ cells: raw.cell ?? [], outageSeconds, sizeBytes: parseImageSize(raw.size ?? '1G') },
     ...{ diskFolder: raw.disk, json: raw.json ?? false, report: raw.report, list: raw.list ?? false },
+  });
+}
+
+/** Options of the other kinds of run mean nothing here. */
+const NOT_WITH_SCALE = [
+  ...NOT_WITH_RECOVERY,
+  ...(['recovery', 'outage', 'rounds', 'size', 'disk'] as const),
+] as const;
+
+async function runScale(raw: RawOptions<typeof BENCH_OPTIONS>): Promise<number> {
+  for (const name of NOT_WITH_SCALE) {
+    if (raw[name] !== undefined) throw new UsageError(`--${name} has no meaning with --scale`);
+  }
+  const seconds = parseSeconds(raw.seconds ?? '3', '--seconds');
+  const { runScaleCommand } = await import('../run/bench-scale.ts');
+  return runScaleCommand({
+    ...{ cells: raw.cell ?? [], seconds, json: raw.json ?? false },
+    ...{ report: raw.report, list: raw.list ?? false },
   });
 }
 
