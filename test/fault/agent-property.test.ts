@@ -118,6 +118,8 @@ async function makeWorld(setting: Setting, seed: number): Promise<World> {
     agentId: Buffer.alloc(16, 1),
     queueBytes: setting.queueBytes,
     reconnect: { firstMs: 1, longestMs: 4, steadyMs: 5000 },
+    // As often as with the default, and not for so long.
+    overflowHold: { firstMs: 4, longestMs: 64 },
     shutdownTimeoutMs: 5000,
     logger: log.logger,
   });
