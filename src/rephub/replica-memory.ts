@@ -16,6 +16,9 @@ const RECORD_MS = 1000;
 /** How often the record follows an image that changes without positions being reached, ms. */
 const FOLLOW_MS = 5000;
 
+/** How old the record of an idle replica may become, ms: an image that is much younger was changed by someone else. */
+const SIGN_OF_LIFE_MS = 10_000;
+
 export interface ReplicaMemoryOptions {
   readonly volumeName: string;
   readonly place: RecordPlace;
@@ -269,7 +272,9 @@ export class ReplicaMemory {
     const record = this.#current;
     if (!record || !this.#isWatched || this.#isClosed) return;
     const look = await this.#options.look(false).catch(() => undefined);
-    if (look && look.changedAtNs !== record.image?.changedAtNs) await this.#tryUpdate((now) => now);
+    if (!look) return;
+    const isOld = Date.now() - record.writtenAtMs > SIGN_OF_LIFE_MS;
+    if (isOld || look.changedAtNs !== record.image?.changedAtNs) await this.#tryUpdate((now) => now);
   }
 
   /** What can't be written now is written with whatever comes next. */

@@ -108,6 +108,26 @@ describe('an attachment that goes on', () => {
     await memory.close(true);
   });
 
+  test('is shown to live by its record, whether anything is written or not', async () => {
+    vi.useFakeTimers();
+    try {
+      const place = memoryRecord();
+      const look = { identity: '1:1', changedAtNs: '1000000', isEmpty: false };
+      const memory = await emptyMemory({ place, look: async () => ({ ...look }) });
+      await begin(memory, claim(0n, 0));
+      for (let minute = 0; minute < 3; minute += 1) {
+        await vi.advanceTimersByTimeAsync(60_000);
+        const record = await place.load();
+        const writtenAtMs = record === 'damaged' ? 0 : (record?.writtenAtMs ?? 0);
+        // Less than what is allowed for between a record and an image that a killed hub has left.
+        expect(Date.now() - writtenAtMs).toBeLessThan(20_000);
+      }
+      await memory.close(true);
+    } finally {
+      vi.useRealTimers();
+    }
+  });
+
   test('after its store failed keeps its record in step with the image', async () => {
     const place = memoryRecord();
     const look = { identity: '1:1', changedAtNs: '1000000', isEmpty: false };
