@@ -47,6 +47,7 @@ export class BitRetirement {
   #offers = 0;
   #ticks = 0;
   #running: Promise<void> | undefined;
+  #keepsAll = false;
   /** When bits were taken away last, and what had been counted by then. */
   #clearedAtMs = performance.now();
   #changesBefore = 0;
@@ -76,7 +77,8 @@ export class BitRetirement {
     const { map, sidecar } = this.#options;
     this.#ticks += 1;
     if (this.#ticks % TOUCH_TICKS === 0) sidecar.touch();
-    if (!sidecar.isOffered && map.streaming && sidecar.bits.count > sidecar.needlessCount) {
+    const isUnoffered = !this.#keepsAll && !sidecar.isOffered;
+    if (isUnoffered && map.streaming && sidecar.bits.count > sidecar.needlessCount) {
       const { bits, sequence } = map.retirable();
       if (bits.count > 0) {
         this.#offeredAt = sequence;
@@ -85,6 +87,13 @@ export class BitRetirement {
       }
     }
     this.#retire();
+  }
+
+  /** From now on no bit becomes needless. */
+  keepAll(): void {
+    this.#keepsAll = true;
+    this.#offers += 1;
+    this.#options.sidecar.withdraw();
   }
 
   /** Ends; waits for what is being taken away now. */
@@ -112,8 +121,8 @@ export class BitRetirement {
       await flush();
       if (offer === this.#offers) sidecar.settle();
     } catch {
-      // The device tells its users itself. The bits stay.
-      sidecar.withdraw();
+      // The device tells its users itself. A later flush that succeeds does not mean what this one should have meant.
+      this.keepAll();
     }
     if (this.#takesAway() && sidecar.retire(PAGES_PER_TURN)) await this.#clearRest();
   }

@@ -5,6 +5,7 @@
 // Deliberately no PassThrough: a method that is added to BlockDevice, or a kind that is added to Mutation, doesn't
 // compile until it's decided here whether it changes the disk.
 import { assert, unreachable } from '../base/assert.ts';
+import { toBlockError } from '../base/errors.ts';
 import { SECTOR_BYTES } from '../base/limits.ts';
 import { andThen, type MaybePromise } from '../base/maybe.ts';
 import { sleep } from '../base/sleep.ts';
@@ -196,7 +197,7 @@ export class MirrorFilter implements BlockDevice, MirroredDisk {
         this.load.watch(kind === 'flush' ? GUEST_FLUSH : GUEST_CHANGE, result);
       }
     } catch (error) {
-      this.#failed(tokens, kind, offset, length, by);
+      this.#failed(tokens, kind, offset, length, fua, by, error);
       throw error;
     }
     if (result instanceof Promise) {
@@ -204,7 +205,7 @@ export class MirrorFilter implements BlockDevice, MirroredDisk {
       return result.then(
         () => this.#completed(kept, kind, offset, length, data, by),
         (error: unknown) => {
-          this.#failed(kept, kind, offset, length, by);
+          this.#failed(kept, kind, offset, length, fua, by, error);
           throw error;
         },
       );
@@ -227,12 +228,26 @@ export class MirrorFilter implements BlockDevice, MirroredDisk {
     }
   }
 
-  #failed(tokens: Tokens, kind: MutationKind, offset: number, length: number, by: Mirror | undefined): void {
+  #failed(
+    tokens: Tokens,
+    kind: MutationKind,
+    offset: number,
+    length: number,
+    fua: boolean,
+    by: Mirror | undefined,
+    error: unknown,
+  ): void {
+    // A change with FUA is a flush too, unless it came to nothing before.
+    if (kind === 'flush' || (fua && toBlockError(error).code !== 'ENOSPC')) this.#unflushed(error);
     for (let at = 0; at < this.#mirrors.length; at += 1) {
       const mirror = this.#mirrors[at]!;
       if (mirror !== by) mirror.failed(kind, tokens[at], offset, length);
       tokens[at] = undefined;
     }
+  }
+
+  #unflushed(error: unknown): void {
+    for (const mirror of this.#mirrors) mirror.unflushed(error);
   }
 
   #apply(
@@ -261,7 +276,13 @@ export class MirrorFilter implements BlockDevice, MirroredDisk {
   async #finish(): Promise<void> {
     this.isClosed = true;
     while (this.lock.size > 0) await this.lock.drain();
-    await this.below.close();
-    await Promise.all(this.#mirrors.map((mirror) => mirror.forget()));
+    try {
+      await this.below.close();
+    } catch (error) {
+      this.#unflushed(error);
+      throw error;
+    } finally {
+      await Promise.all(this.#mirrors.map((mirror) => mirror.forget()));
+    }
   }
 }

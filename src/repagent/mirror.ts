@@ -32,6 +32,8 @@ export interface Mirror {
   ): void;
   /** The change failed: what the range holds now is undefined. */
   failed(kind: MutationKind, token: Generation | undefined, offset: number, length: number): void;
+  /** The device below could not make durable what it had been given: some of that may be gone once it is opened anew. */
+  unflushed(error: unknown): void;
   /** The device below became larger. */
   grown(): void;
   /** Closes what outlives the process, after the device below was closed. */

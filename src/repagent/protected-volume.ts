@@ -186,6 +186,20 @@ export class ProtectedVolume implements StreamMember, Mirror {
     this.#complete(token, offset, length, sequence);
   }
 
+  /**
+   * What the disk loses is what was written since its last flush that succeeded, or anything of it: it reads as it did
+   * until the device is opened anew. From then on it may differ from the replica, so that all of it is compared then.
+   */
+  unflushed(error: unknown): void {
+    this.health.flawed(
+      `the disk could not be flushed: ${errorMessage(error)}; start the agent anew, which compares what may be lost`,
+    );
+    this.#retirement?.keepAll();
+    const sidecar = this.#memory?.sidecar;
+    // Of an exact map no bit was taken away of what was not flushed.
+    if (sidecar && !sidecar.isExact) sidecar.markAll();
+  }
+
   /** The hub writes: it isn't sent back to it. @param data valid until the answer */
   writeRemotely(offset: number, data: Buffer): MaybePromise<void> {
     return this.#disk.writeRemotely(this, offset, data);
