@@ -149,8 +149,9 @@ export class CrashRule {
     const replica = image.disk;
     for (let i = 0; i < now.length; i += 1) {
       const tag = now[i];
+      const mayGoBack = isPowerCut || disk.isForgotten(i);
       const isEqual =
-        tag === replica.durable[i] && tag === replica.now[i] && (!isPowerCut || tag === durable[i]);
+        tag === replica.durable[i] && tag === replica.now[i] && (!mayGoBack || tag === durable[i]);
       if (!isEqual && !bits.test(Math.floor(i / chunkSectors))) return i;
     }
     return -1;

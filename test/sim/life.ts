@@ -3,6 +3,7 @@
 import { setImmediate as turn } from 'node:timers/promises';
 import { seededRandom } from '../../src/filter/random.ts';
 import type { Bug } from './bugs.ts';
+import { burst, narrow, reread } from './guest-storms.ts';
 import { LifeOfMemory } from './life-of-memory.ts';
 import type { Beginnings } from './memory-watch.ts';
 import type { WorldVolume } from './rules.ts';
@@ -97,7 +98,7 @@ function liveNow({ seed, steps = 50, bug }: LifeOptions): LifeResult {
 
 export class Life {
   readonly world: World;
-  readonly #random: () => number;
+  readonly random: () => number;
   /** Copies of images, from which one may be restored. */
   readonly #backups = new Map<WorldVolume, Int32Array>();
   readonly memory: LifeOfMemory;
@@ -106,7 +107,7 @@ export class Life {
 
   constructor(world: World, random: () => number) {
     this.world = world;
-    this.#random = random;
+    this.random = random;
     this.memory = new LifeOfMemory(this);
   }
 
@@ -131,7 +132,7 @@ export class Life {
   }
 
   int(max: number): number {
-    return Math.floor(this.#random() * max);
+    return Math.floor(this.random() * max);
   }
 
   pick<T>(from: readonly T[]): T {
@@ -145,7 +146,7 @@ export class Life {
   /** Mostly less than anything takes, sometimes long. */
   pause(): void {
     const scale = [0, 0.3, 0.3, 3, 3, 3, 30, 30, 300, 3000][this.int(10)]!;
-    if (scale > 0) this.world.pass(this.#random() * scale);
+    if (scale > 0) this.world.pass(this.random() * scale);
   }
 
   guests(count: number): void {
@@ -153,35 +154,15 @@ export class Life {
     for (let left = count; left > 0 && this.world.wrong === undefined; left -= 1) this.#guest(volume);
   }
 
-  /** More than a turn of the event loop sends, and than small windows and queues hold. */
-  burst(): void {
+  /** The agent's disk can't write what guests believe to be written; whoever runs it starts it anew, sooner or later. */
+  flushFault(): void {
+    const { world } = this;
     const volume = this.volume();
-    const sectors = volume.disk.now.length;
-    for (let left = 2 + this.int(12); left > 0; left -= 1) {
-      const length = Math.min(sectors, 40 + this.int(150));
-      // A change that fails is read by the hub, while the others are on their way.
-      if (this.int(3) === 0) volume.disk.failChanges = 1;
-      this.world.guest(volume, 'write', this.int(sectors - length + 1), length, false);
-      if (this.int(3) === 0) this.world.pass(0.1);
-    }
-  }
-
-  /** Answers to the hub overtake what the stream still has, on a narrow line to a quick store. */
-  narrow(): void {
-    const { weather } = this.world.net;
-    const before = { ...weather };
-    Object.assign(weather, { latencyMs: 1, bytesPerMs: 10_000, windowBytes: 65_536 });
-    for (const { image } of this.world.volumes) Object.assign(image.disk, { slowMs: 0, flushMs: 0.1 });
-    const volume = this.volume();
-    const sectors = volume.disk.now.length;
-    // The hub reads what the first one left, while megabytes of the others wait.
-    volume.disk.failChanges = 1;
-    for (let left = 10 + this.int(20); left > 0; left -= 1) {
-      const length = Math.min(sectors, 60 + this.int(340));
-      this.world.guest(volume, 'write', this.int(sectors - length + 1), length, false);
-    }
-    this.world.pass(this.#random() * 1000);
-    Object.assign(weather, before);
+    this.#guest(volume);
+    volume.disk.failFlushes = 1;
+    world.guest(volume, 'flush', 0, 0, false);
+    this.pause();
+    if (this.int(3) > 0) this.replaceAgent();
   }
 
   slowDisk(volume: WorldVolume): void {
@@ -267,6 +248,10 @@ export class Life {
       disk.slowMs = Math.min(disk.slowMs, 0.3);
     }
     this.memory.heal();
+    if (world.volumes.some(({ disk }) => disk.isSuspect)) {
+      world.stopAgent();
+      world.startAgent();
+    }
     const isWhole = (): boolean => {
       world.chooseAgents();
       return world.isWhole;
@@ -322,14 +307,15 @@ export class Life {
     else if (kind === 1) this.world.guest(volume, 'trim', first, length, false);
     else if (kind === 2) this.world.guest(volume, 'writeZeroes', first, length, this.int(2) === 0);
     else this.world.guest(volume, 'write', first, length, this.int(4) === 0);
-    if (this.int(3) === 0) this.world.pass(this.#random() * 0.5);
+    if (this.int(3) === 0) this.world.pass(this.random() * 0.5);
   }
 }
 
 const STEP = {
   guests: (life: Life) => life.guests(1 + life.int(6)),
-  burst: (life: Life) => life.burst(),
-  narrow: (life: Life) => life.narrow(),
+  burst,
+  narrow,
+  reread,
   calm: (life: Life) => life.world.pass(5000, () => life.world.isWhole),
   cut: (life: Life) => life.cut(),
   partition: (life: Life) => {
@@ -372,6 +358,14 @@ const STEP = {
     else if (kind === 2) image.failOpens = 1;
     else image.disk.failReads = 1;
   },
+  flushFault: (life: Life) => life.flushFault(),
+  fullDisk: (life: Life) => {
+    const { disk } = life.volume();
+    disk.isFull = true;
+    life.guests(1 + life.int(6));
+    life.world.pass(life.pick([1, 100, 3000]));
+    disk.isFull = false;
+  },
   fullStore: (life: Life) => {
     const { disk } = life.volume().image;
     disk.isFull = true;
@@ -394,6 +388,7 @@ const WEIGHTS: Record<keyof typeof STEP, number> = {
   guests: 40,
   burst: 4,
   narrow: 3,
+  reread: 3,
   calm: 10,
   cut: 5,
   partition: 2,
@@ -407,6 +402,8 @@ const WEIGHTS: Record<keyof typeof STEP, number> = {
   localFault: 3,
   readFault: 1,
   storeFault: 3,
+  flushFault: 1,
+  fullDisk: 1,
   fullStore: 1,
   slowStore: 2,
   slowDisk: 2,

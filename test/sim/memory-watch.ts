@@ -41,11 +41,16 @@ export class MemoryWatch {
     this.#excuses.set(volume, excuses.add(why));
   }
 
-  /** Somebody put something else in a place. @param mustRefuse an agent may not begin before somebody has chosen */
-  tampered(volume: WorldVolume, why: string, mustRefuse: boolean): void {
+  /**
+   * Somebody put something else in a place.
+   * @param mustRefuse an agent may not begin before somebody has chosen
+   * @param isAll nothing of before is left that could show anything
+   */
+  tampered(volume: WorldVolume, why: string, mustRefuse: boolean, isAll = false): void {
     this.#world.tell(`${volume.name}: ${why}${mustRefuse ? ', a conflict' : ''}`);
     this.excuse(volume, why);
     this.#suspicions.set(volume, why);
+    if (isAll) this.#conflicts.delete(volume);
     if (mustRefuse) this.#conflicts.set(volume, why);
   }
 

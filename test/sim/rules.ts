@@ -143,7 +143,7 @@ export function ackedLost(
   if (isSame(look, looked.acked)) return undefined;
   looked.acked = look;
   looks.acks += 1;
-  const sector = truth.lostAcked(durable);
+  const sector = truth.lostAcked(image.disk);
   if (sector === -1) return undefined;
   return `${truth.ackedSequence} is acknowledged, but durable sector ${sector} holds ${durable[sector]}`;
 }

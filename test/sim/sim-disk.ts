@@ -1,6 +1,6 @@
 // A disk behind a page cache: changes take effect some time before they are answered, in any order, and are durable only
-// after a flush. A killed process leaves what reached the cache, a power cut any part of what was not flushed. It
-// counts who breaks the rules of a BlockDevice: overlapping changes that are under way together.
+// after a flush. A killed process leaves what reached the cache, a power cut any part of what was not flushed, and torn
+// sectors. It counts who breaks the rules of a BlockDevice: overlapping changes that are under way together.
 import { BlockError, type BlockErrorCode } from '../../src/base/errors.ts';
 import type { MaybePromise } from '../../src/base/maybe.ts';
 import {
@@ -20,6 +20,16 @@ interface Change {
   readonly fua: boolean;
   hasEffect: boolean;
 }
+
+/** Of the sectors that a fault may tear so many are. */
+const TORN_SHARE = 0.1;
+
+/** What a flush that failed did to the pages that it could not write. */
+export type LostPages =
+  /** They are what the medium has, at once. */
+  | 'dropped'
+  /** They are clean, and read as before until the process ends: nothing writes them any more. Later flushes fail too. */
+  | 'forgotten';
 
 export class SimDisk implements BlockDevice {
   readonly sizeBytes: number;
@@ -48,6 +58,13 @@ export class SimDisk implements BlockDevice {
   isFull = false;
   /** Failures that were answered. */
   faults = 0;
+  lostPages: LostPages = 'dropped';
+  /** A flush has failed, of a disk that forgets pages: so does each other one, until it is opened again. */
+  isFlushBroken = false;
+  /** A flush failed, or what may have been one: whoever relies on the disk opens it anew. */
+  isSuspect = false;
+  /** What torn sectors hold is no write's; this is the write that tore them. */
+  readonly tornBy = new Map<number, number>();
   /** Whose calls are served. */
   owner: Host | null = null;
   /** Another number is another file. */
@@ -64,6 +81,9 @@ export class SimDisk implements BlockDevice {
   readonly #random: () => number;
   #changes: Change[] = [];
   #calls = 0;
+  /** Sectors whose content no flush will write. */
+  readonly #forgotten = new Set<number>();
+  #nextTorn: number;
 
   constructor(clock: Clock, random: () => number, sizeBytes: number, tag: number) {
     this.#clock = clock;
@@ -71,6 +91,13 @@ export class SimDisk implements BlockDevice {
     this.sizeBytes = sizeBytes;
     this.now = new Int32Array(sizeBytes / SECTOR).fill(tag);
     this.durable = this.now.slice();
+    // Disk and image never hold the same.
+    this.#nextTorn = tag === 0 ? -2 : -3;
+  }
+
+  /** Once nobody has the disk open, the sector may be what the medium has. */
+  isForgotten(sector: number): boolean {
+    return this.#forgotten.has(sector);
   }
 
   /** Nothing is under way. */
@@ -110,12 +137,11 @@ export class SimDisk implements BlockDevice {
   }
 
   flush(): MaybePromise<void> {
-    if (this.failFlushes > 0) {
-      this.failFlushes -= 1;
-      return this.#call(this.flushMs, [() => this.#losePages()], 'EIO');
-    }
+    if (this.#failsFlush()) return this.#call(this.flushMs, [() => this.#losePages()], 'EIO');
     if (this.flushMs === 0) {
-      this.durable.set(this.now);
+      for (let i = 0; i < this.now.length; i += 1) {
+        if (!this.#forgotten.has(i)) this.durable[i] = this.now[i]!;
+      }
       this.version += 1;
       return undefined;
     }
@@ -124,7 +150,7 @@ export class SimDisk implements BlockDevice {
       () => {
         for (let i = 0; i < covered.length; i += 1) {
           // What came later with FUA stays.
-          if (this.durable[i] !== this.now[i]) this.durable[i] = covered[i]!;
+          if (this.durable[i] !== this.now[i] && !this.#forgotten.has(i)) this.durable[i] = covered[i]!;
         }
         this.version += 1;
       },
@@ -152,14 +178,21 @@ export class SimDisk implements BlockDevice {
     }
     this.#changes = [];
     this.#calls = 0;
+    this.isFlushBroken = false;
+    this.isSuspect = false;
+    for (const sector of this.#forgotten) this.now[sector] = this.durable[sector]!;
+    this.#forgotten.clear();
+    this.version += 1;
   }
 
-  /** Power is cut: of what was not flushed, any sector may be on the medium. */
+  /** Power is cut: of what was not flushed, any sector may be on the medium, or a part of it. */
   powerCut(): void {
     this.processDied();
     const keep = this.#random();
     for (let i = 0; i < this.now.length; i += 1) {
-      if (this.durable[i] !== this.now[i] && this.#random() < keep) this.durable[i] = this.now[i]!;
+      if (this.durable[i] === this.now[i]) continue;
+      if (this.#random() < TORN_SHARE) this.durable[i] = this.#torn(this.now[i]!);
+      else if (this.#random() < keep) this.durable[i] = this.now[i]!;
     }
     this.now.set(this.durable);
     // Data may be on the medium whose time of writing is not.
@@ -172,6 +205,7 @@ export class SimDisk implements BlockDevice {
   replace(tags: Int32Array, atMs: number): void {
     this.now.set(tags);
     this.durable.set(tags);
+    this.#forgotten.clear();
     this.isEmpty = false;
     this.changedAtMs = atMs;
     this.durableChangedAtMs = atMs;
@@ -194,17 +228,33 @@ export class SimDisk implements BlockDevice {
     if (this.isFull || this.failChanges > 0) {
       if (!this.isFull) this.failChanges -= 1;
       const code = this.isFull ? 'ENOSPC' : 'EIO';
+      if (fua && code === 'EIO') this.isSuspect = true;
       if (this.slowMs === 0) {
         this.#takeEffect(change, true);
         return this.#fail(code);
       }
       return this.#slowChange(change, true, code);
     }
+    if (fua && this.#failsFlush()) return this.#failFua(change);
     if (this.slowMs > 0) return this.#slowChange(change, false, undefined);
     this.#takeEffect(change, false);
   }
 
-  #slowChange(change: Change, inPart: boolean, code: BlockErrorCode | undefined): Promise<void> {
+  /** Written, but not flushed. */
+  #failFua(change: Change): MaybePromise<void> {
+    const unflushed = { ...change, fua: false };
+    if (this.slowMs > 0) return this.#slowChange(unflushed, false, 'EIO', () => this.#losePages());
+    this.#takeEffect(unflushed, false);
+    this.#losePages();
+    return this.#fail('EIO');
+  }
+
+  #slowChange(
+    change: Change,
+    inPart: boolean,
+    code: BlockErrorCode | undefined,
+    then: () => void = () => {},
+  ): Promise<void> {
     this.#changes.push(change);
     return this.#call(
       this.slowMs,
@@ -212,6 +262,7 @@ export class SimDisk implements BlockDevice {
         () => this.#takeEffect(change, inPart),
         () => {
           this.#changes.splice(this.#changes.indexOf(change), 1);
+          then();
         },
       ],
       code,
@@ -222,9 +273,10 @@ export class SimDisk implements BlockDevice {
     const { first, end, data, fua } = change;
     change.hasEffect = true;
     const to = inPart ? first + Math.floor(this.#random() * (end - first)) : end;
-    for (let i = first; i < to; i += 1) {
-      this.now[i] = data ? sectorTag(data, (i - first) * SECTOR) : 0;
-      if (fua) this.durable[i] = this.now[i]!;
+    for (let i = first; i < to; i += 1) this.#put(i, data ? sectorTag(data, (i - first) * SECTOR) : 0, fua);
+    if (to < end && this.#random() < TORN_SHARE) {
+      const tag = data ? sectorTag(data, (to - first) * SECTOR) : 0;
+      if (tag !== this.now[to]) this.#put(to, this.#torn(tag), fua);
     }
     this.isEmpty = false;
     this.changedAtMs = this.#clock.wallMsOf(this.owner);
@@ -232,14 +284,39 @@ export class SimDisk implements BlockDevice {
     this.changed();
   }
 
+  #put(sector: number, tag: number, fua: boolean): void {
+    this.now[sector] = tag;
+    this.#forgotten.delete(sector);
+    if (fua) this.durable[sector] = tag;
+  }
+
+  /** A part of the sector is what it was. */
+  #torn(tag: number): number {
+    const torn = this.#nextTorn;
+    this.#nextTorn -= 2;
+    this.tornBy.set(torn, tag);
+    return torn;
+  }
+
   #look(offset: number, target: Buffer, from: number, to: number): void {
     for (let at = from; at < to; at += SECTOR) fillSector(target, at, this.now[(offset + at) / SECTOR]!);
   }
 
-  /** A flush that fails: the kernel drops some of what it could not write. */
+  #failsFlush(): boolean {
+    if (this.isFlushBroken) return true;
+    if (this.failFlushes <= 0) return false;
+    this.failFlushes -= 1;
+    this.isFlushBroken = this.lostPages === 'forgotten';
+    return true;
+  }
+
+  /** A flush that fails: the kernel drops some of what it could not write, and calls it clean. */
   #losePages(): void {
+    this.isSuspect = true;
     for (let i = 0; i < this.now.length; i += 1) {
-      if (this.durable[i] !== this.now[i] && this.#random() < 0.5) this.now[i] = this.durable[i]!;
+      if (this.durable[i] === this.now[i] || this.#random() < 0.5) continue;
+      if (this.lostPages === 'forgotten') this.#forgotten.add(i);
+      else this.now[i] = this.durable[i]!;
     }
     this.version += 1;
   }

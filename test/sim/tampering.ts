@@ -73,6 +73,7 @@ export function restoreHub(world: World, copy: MachineCopy, what: 'records' | 'i
       volume,
       `the hub's ${what} are those of before`,
       what === 'images' || isHubBehind(world, volume),
+      what === 'all' || recordsOf(world, volume).length === 0,
     );
   }
 }

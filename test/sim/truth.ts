@@ -71,11 +71,13 @@ export class VolumeTruth {
     this.#ackedNext = this.#advance(this.#acked, this.#ackedNext, sequence);
   }
 
-  /** @returns the first sector in which `durable` is older than what was acknowledged, or -1 */
-  lostAcked(durable: Int32Array): number {
+  /** @returns the first sector in which what is durable of `image` is older than what was acknowledged, or -1 */
+  lostAcked({ durable, tornBy }: SimDisk): number {
     if (this.ackedSequence === 0) return -1;
     for (let i = 0; i < durable.length; i += 1) {
-      if (durable[i] !== this.#acked[i] && !this.#heldSince(i, durable[i]!)) return i;
+      const tag = durable[i]!;
+      // Half of something newer is no more than it.
+      if (tag !== this.#acked[i] && !this.#heldSince(i, tornBy.get(tag) ?? tag)) return i;
     }
     return -1;
   }

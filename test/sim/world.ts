@@ -88,6 +88,7 @@ export class World {
     };
     for (const [name, sizeBytes] of Object.entries(options.sizes)) {
       const disk = new SimDisk(this.clock, options.random, sizeBytes, 0);
+      disk.lostPages = 'forgotten';
       const image = new SimImage(new SimDisk(this.clock, options.random, sizeBytes, 2_000_000_000));
       this.volumes.push(newVolume(name, disk, image));
     }
