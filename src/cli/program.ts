@@ -10,6 +10,7 @@ import { filtersCommand } from './commands/filters.ts';
 import { hubCommand } from './commands/hub.ts';
 import { pauseCommand } from './commands/pause.ts';
 import { readonlyCommand } from './commands/readonly.ts';
+import { recoverCommand } from './commands/recover.ts';
 import { resizeCommand } from './commands/resize.ts';
 import { resolveCommand } from './commands/resolve.ts';
 import { resumeCommand } from './commands/resume.ts';
@@ -29,6 +30,7 @@ export const COMMANDS: readonly Command[] = [
   verifyCommand,
   resizeCommand,
   resolveCommand,
+  recoverCommand,
   pauseCommand,
   resumeCommand,
   readonlyCommand,

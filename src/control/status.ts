@@ -36,6 +36,18 @@ export interface VerificationStatus {
   readonly error: string | null;
 }
 
+/** What a failover would give right now. */
+export interface FailoverTo {
+  /** `replica`: as it is; `recover`: after `repagent recover` has put it back. */
+  readonly by: 'replica' | 'recover';
+  /** Everything that the guest had written until then is there, Unix milliseconds; null: unknown. */
+  readonly timeMs: number | null;
+  /** The same as a position of the stream; null: unknown. */
+  readonly sequence: number | null;
+  /** Nothing later is there; false: what followed shortly after may be there in part, as after a crash. */
+  readonly isExact: boolean;
+}
+
 export interface VolumeStatus {
   readonly name: string;
   /** The machine the volume belongs to, as the agent names it. */
@@ -78,6 +90,8 @@ export interface VolumeStatus {
   /** The last verification since the hub was started, and when the replica was last compared in full. Told by hubs. */
   readonly verification?: VerificationStatus | null;
   readonly verifiedAt?: string | null;
+  /** What a failover would give right now; null: nothing usable. Told by hubs. */
+  readonly failoverTo?: FailoverTo | null;
   /** Since when its clients' requests wait, until when, and how many do; null while they don't. Told by agents. */
   readonly paused?: { readonly forMs: number; readonly leftMs: number; readonly waitingCalls: number } | null;
   /** Whether clients may change it. Told by agents. */

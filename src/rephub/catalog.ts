@@ -3,15 +3,21 @@
 import fs from 'node:fs/promises';
 import path from 'node:path';
 import { errorMessage, OperationError } from '../base/errors.ts';
+import { type Logger, silentLogger } from '../base/log.ts';
 import { safeName } from '../base/safe-name.ts';
 import type { FileCalls } from '../base/small-files.ts';
 import { BLOCK_IDENTITY, type ImageOpener } from './image-opener.ts';
 import { memoryRecord, type RecordPlace, recordFile } from './record-file.ts';
+import { isOutdated } from './recovery-point.ts';
 import type { ImageLook } from './replica-record.ts';
-import type { ReplicaStore } from './replica-store.ts';
+import type { ReplicaStore, UndoStatus } from './replica-store.ts';
+import type { UndoPlace } from './undo-file.ts';
+import { imageName, peekUndo } from './undo-reader.ts';
+import { UndoStore, type WhenUndoFull } from './undo-store.ts';
 
 /** No name of a volume becomes one that ends so. */
 const RECORD_SUFFIX = '%record';
+const UNDO_SUFFIX = '%undo';
 
 export interface ReplicaPlace {
   /** Names the replica in this process. */
@@ -32,6 +38,14 @@ export interface CatalogOptions {
   readonly images: ImageOpener;
   /** How records are kept; the system's files unless told. */
   readonly files?: FileCalls | undefined;
+  readonly undo?: UndoSettings | undefined;
+  readonly logger?: Logger | undefined;
+}
+
+export interface UndoSettings {
+  /** Most bytes of one volume's undo log; the volume's size unless given; 0: none is kept. */
+  readonly maxBytes?: number | undefined;
+  readonly whenFull: WhenUndoFull;
 }
 
 export class Catalog {
@@ -82,11 +96,20 @@ export class Catalog {
 
   /** Where the record of a replica is kept: in the folder beside it, so that who copies the folder copies it too. */
   recordPlace(place: ReplicaPlace): RecordPlace {
-    const { stateDir, files } = this.#options;
-    if (!place.isPaired) return recordFile(`${place.path}${RECORD_SUFFIX}`, files);
-    if (stateDir === undefined) return memoryRecord();
-    const name = `${safeName(place.volumeName)}${RECORD_SUFFIX}`;
-    return recordFile(path.join(stateDir, 'replicas', name), files);
+    const file = this.#fileOf(place, RECORD_SUFFIX);
+    return file === undefined ? memoryRecord() : recordFile(file, this.#options.files);
+  }
+
+  /** Where its undo log is kept; undefined: nowhere. */
+  undoPlace(place: ReplicaPlace): UndoPlace | undefined {
+    const file = this.#fileOf(place, UNDO_SUFFIX);
+    return file === undefined ? undefined : this.#options.images.undoPlace?.(file);
+  }
+
+  /** What there is to go back with, as far as a look tells that opens nothing. */
+  async peekUndo(place: ReplicaPlace): Promise<UndoStatus | undefined> {
+    const undo = this.undoPlace(place);
+    return undo && peekUndo(undo, await this.#imageOf(place));
   }
 
   /** How the image of a place looks now. @param durably it won't look older than that after a power failure */
@@ -117,11 +140,40 @@ export class Catalog {
       if (identity !== undefined) await this.#claim(place, identity);
       if (store.sizeBytes < sizeBytes && (grows || !place.isPaired)) await store.grow(sizeBytes);
       if (store.sizeBytes !== sizeBytes) throw wrongSize(place, sizeBytes, store.sizeBytes, identity);
-      return store;
+      return await this.#withUndo(place, store);
     } catch (error) {
       await store.close().catch(() => undefined);
       throw error;
     }
+  }
+
+  async #withUndo(place: ReplicaPlace, store: ReplicaStore): Promise<ReplicaStore> {
+    const undo = this.undoPlace(place);
+    if (!undo) return store;
+    const { volumeName } = place;
+    const record = await this.recordPlace(place).load();
+    return UndoStore.open(store, {
+      place: undo,
+      image: await this.#imageOf(place),
+      volumeName,
+      isOutdated: (point) => record !== undefined && record !== 'damaged' && isOutdated(point, record),
+      maxBytes: this.#options.undo?.maxBytes ?? store.sizeBytes,
+      whenFull: this.#options.undo?.whenFull ?? 'hold',
+      logger: this.#options.logger ?? silentLogger,
+    });
+  }
+
+  /** How an undo log knows the image. */
+  async #imageOf(place: ReplicaPlace): Promise<string> {
+    return imageName(place.path, await this.look(place, false));
+  }
+
+  #fileOf(place: ReplicaPlace, suffix: string): string | undefined {
+    if (!place.isPaired) return `${place.path}${suffix}`;
+    const { stateDir } = this.#options;
+    return stateDir === undefined
+      ? undefined
+      : path.join(stateDir, 'replicas', `${safeName(place.volumeName)}${suffix}`);
   }
 
   async #identifyPair(place: ReplicaPlace): Promise<string> {

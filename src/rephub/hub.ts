@@ -9,7 +9,7 @@ import type { FileCalls } from '../base/small-files.ts';
 import type { VerifyProgress, VerifyResult, VolumeStatus } from '../control/status.ts';
 import { AgentGate, type HubTls, type ProvenAgent } from './agent-gate.ts';
 import { AgentSession } from './agent-session.ts';
-import { Catalog, type ReplicaPlace } from './catalog.ts';
+import { Catalog, type ReplicaPlace, type UndoSettings } from './catalog.ts';
 import type { VerifyHow } from './hash-exchange.ts';
 import { type HubIdentity, loadHubIdentity } from './hub-id.ts';
 import { DEFAULT_PING_INTERVAL_MS, DEFAULT_TUNING, type HubTuning, MAX_SESSIONS } from './hub-tuning.ts';
@@ -30,6 +30,8 @@ export interface HubOptions {
   readonly storeDir?: string | undefined;
   /** The hub's id is kept here; without it, it is another hub with every start. */
   readonly stateDir?: string | undefined;
+  /** How what a replica held is kept while it is overwritten; as large as the volume, and held when full, unless told. */
+  readonly undo?: UndoSettings | undefined;
   /** How agents show this hub; the host name unless told. */
   readonly hubName?: string | undefined;
   readonly logger: Logger;
@@ -82,11 +84,13 @@ export async function startHub(options: HubOptions): Promise<Hub> {
     stateDir: options.stateDir,
     images,
     files: options.files,
+    undo: options.undo,
+    logger: options.logger,
   });
   const sizes = await catalog.checkPairs();
   const identity = await loadHubIdentity(options.stateDir, options.files);
   const hub = new RunningHub(options, catalog, identity);
-  hub.addPairs(sizes);
+  await hub.addPairs(sizes);
   await hub.listen();
   return hub;
 }
@@ -148,8 +152,13 @@ class RunningHub implements Hub, SessionHost {
     return this.#completed.promise;
   }
 
-  addPairs(sizes: ReadonlyMap<string, number>): void {
-    for (const place of this.#catalog.pairs) this.#addReplica(place, sizes.get(place.key));
+  async addPairs(sizes: ReadonlyMap<string, number>): Promise<void> {
+    for (const place of this.#catalog.pairs) {
+      const replica = this.#addReplica(place, sizes.get(place.key));
+      replica.undoAtStart = await this.#catalog.peekUndo(place);
+      // Whoever begins hears what is wrong with it.
+      await replica.memory.prepare().catch(() => undefined);
+    }
   }
 
   listen(): Promise<void> {
@@ -189,6 +198,8 @@ class RunningHub implements Hub, SessionHost {
       });
     }
     const done = await replica.memory.resolve(use, agentId);
+    // What was kept for another content must not be taken for this one's: it is looked at anew.
+    await replica.content.letGo();
     for (const session of this.#sessions) session.retry(replica.volumeName);
     return done;
   }

@@ -7,6 +7,7 @@ import { openFileDevice } from '../blockdev/file-device.ts';
 import { ImageStore } from './image-store.ts';
 import type { ImageLook } from './replica-record.ts';
 import type { ReplicaStore } from './replica-store.ts';
+import { type UndoPlace, undoPlace } from './undo-file.ts';
 
 export interface ImageOpener {
   /** The same for any two paths that lead to one image, by whatever links; undefined when there is none. */
@@ -21,10 +22,17 @@ export interface ImageOpener {
    * @throws OperationError
    */
   open(path: string, createSizeBytes: number | undefined): Promise<ReplicaStore>;
+  /** Where an undo log is kept; without it none is. @param file its path */
+  undoPlace?(file: string): UndoPlace;
 }
 
 export function fileImages(logger: Logger): ImageOpener {
-  return { identify, look, open: async (path, size) => new ImageStore(await openImage(path, size, logger)) };
+  return {
+    identify,
+    look,
+    open: async (path, size) => new ImageStore(await openImage(path, size, logger)),
+    undoPlace,
+  };
 }
 
 /** How identities of block devices begin: they can't be given another size. */

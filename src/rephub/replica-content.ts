@@ -4,18 +4,21 @@ import { BlockError } from '../base/errors.ts';
 import type { MaybePromise } from '../base/maybe.ts';
 import type { Mutation } from '../blockdev/mutation.ts';
 import { rangeDigest } from '../repwire/digest.ts';
-import type { ReplicaStore } from './replica-store.ts';
+import type { RecoveryPoint } from './recovery-point.ts';
+import type { ReplicaStore, UndoStatus } from './replica-store.ts';
 import { StoreLane } from './store-lane.ts';
 import { SyncEngine, type SyncTuning } from './sync-engine.ts';
 import type { SectorRange, SyncRead } from './sync-read.ts';
 import { splitZeroRuns } from './zero-runs.ts';
 
 export interface ContentEvents {
-  /** A commit begins: it covers everything that was applied until now. */
-  commitBegins(): void;
+  /** A commit begins: it covers everything that was applied until now. @returns whether that is a state of the volume */
+  commitBegins(): boolean;
   /** What the last `commitBegins` covered is durable. */
   committed(): void;
-  /** The store is gone, and what was in doubt is unread. May be called during `apply`. */
+  /** The store is gone, and what is in doubt is about to become unread. May be called during `apply`. */
+  storeFails(): void;
+  /** The same, and it has become so. */
   storeFailed(error: unknown): void;
 }
 
@@ -68,6 +71,26 @@ export class ReplicaContent {
     return this.#lane?.doubtfulBytes ?? 0;
   }
 
+  /** What there is to go back with; undefined: nothing is kept, or not known yet. */
+  get undo(): UndoStatus | undefined {
+    return this.#lane?.undo;
+  }
+
+  /** What is stored is no state of the volume, or was none until the next commit: nothing is promised of it. */
+  get isGuarded(): boolean {
+    return this.#lane?.point !== undefined;
+  }
+
+  /** The last state of the volume, while what is stored is none; null: there was none. */
+  get point(): RecoveryPoint | null | undefined {
+    return this.#lane?.point;
+  }
+
+  /** What was stored until now is a state of the volume, `point`, and what comes now may not be; null: it was none. */
+  guard(point: RecoveryPoint | null): void {
+    this.#lane?.guard(point);
+  }
+
   /**
    * Opens the store for a volume of `sizeBytes` unless it is open; one at a time.
    * @param grows the volume is known, and has become larger: what is there stays, what is new is unread
@@ -78,6 +101,13 @@ export class ReplicaContent {
     const opening = this.#opening.then(() => this.#open(sizeBytes, grows));
     this.#opening = opening.catch(() => undefined);
     return opening;
+  }
+
+  /** Closes the store, if it is open, until `open` is called again. Only while nobody replicates. */
+  letGo(): Promise<void> {
+    const closing = this.#opening.then(() => this.#lane?.close());
+    this.#opening = closing.catch(() => undefined);
+    return closing;
   }
 
   /** A change of the stream. Data is lent until the `apply` that follows was answered. */
@@ -202,6 +232,8 @@ export class ReplicaContent {
       sizeBytes,
       chunkBytes: tuning.chunkBytes,
       gatherMs,
+      // Of another size: whoever attaches says what it is.
+      point: isNew ? null : this.point,
       events: {
         commitBegins: () => events.commitBegins(),
         committed: () => events.committed(),
@@ -213,6 +245,7 @@ export class ReplicaContent {
   }
 
   #failed(lane: StoreLane, error: unknown): void {
+    this.#options.events.storeFails();
     this.#engine.dropReads();
     lane.takeDoubtful((offset, length) => this.#engine.markUnread(offset, length));
     this.#options.events.storeFailed(error);

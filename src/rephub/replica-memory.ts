@@ -6,6 +6,7 @@ import type { Logger } from '../base/log.ts';
 import type { ResyncReason } from '../base/resync-reason.ts';
 import type { Claim, Recorded, StartPairing } from '../repwire/messages.ts';
 import type { RecordPlace } from './record-file.ts';
+import { pointAt, type RecoveryPoint, UNKNOWN_POINT } from './recovery-point.ts';
 import type { AgentIdentity } from './replica-link.ts';
 import type { ImageLook, ReplicaRecord } from './replica-record.ts';
 import { type Conflict, judge, type Verdict } from './verdict.ts';
@@ -37,10 +38,20 @@ export interface Beginning {
   readonly reason: string;
   /** Undefined: the agent keeps nothing. */
   readonly pairing: StartPairing | undefined;
+  /** The state of the volume that the image holds now, unless an undo log knows better; null: none. */
+  readonly point: RecoveryPoint | null;
 }
 
 /** What to do about a conflict: the agent's disk counts and is synchronised over the replica, or the replica is kept. */
 export type Resolution = 'agent' | 'replica';
+
+/** Conflicts of which nobody knows what the image holds. */
+const STRANGE_IMAGE: ReadonlySet<Conflict> = new Set([
+  'record-damaged',
+  'image-replaced',
+  'image-rolled-back',
+  'image-changed',
+]);
 
 interface Open {
   readonly conflict: Conflict;
@@ -57,12 +68,14 @@ export class ReplicaMemory {
   #conflict: Open | undefined;
   /** The newest position that is durable, and the newest that the agent is known to have kept. */
   #reachedSequence = 0;
+  #reachedUs = 0;
   #echoed = 0;
   #writing: Promise<void> = Promise.resolve();
   #timer: NodeJS.Timeout | undefined;
   #follow: NodeJS.Timeout | undefined;
   #isRecording = false;
   #isClosed = false;
+  #point: RecoveryPoint | null = null;
 
   constructor(options: ReplicaMemoryOptions) {
     this.#options = options;
@@ -70,11 +83,25 @@ export class ReplicaMemory {
 
   /** Looks at the image before it is opened. @throws OperationError */
   async prepare(): Promise<void> {
-    if (!this.#isLoaded) {
-      this.#record = await this.#options.place.load();
-      this.#isLoaded = true;
-    }
+    if (!this.#isLoaded || !this.#isWatched) await this.#load();
     if (!this.#isWatched) this.#look = await this.#options.look(false);
+  }
+
+  /** The last state of the volume that the image was seen to hold. */
+  get point(): RecoveryPoint | null {
+    return this.#point;
+  }
+
+  /** The image holds everything up to `sequence`, and nothing else when that is exact. @param timeUs 0: unknown */
+  passed(sequence: number, timeUs: number, isExact: boolean): RecoveryPoint {
+    this.#point = pointAt(this.#current?.generation ?? 0, sequence, timeUs, isExact);
+    return this.#point;
+  }
+
+  /** The image holds what nobody can name. */
+  strange(): RecoveryPoint {
+    this.#point = UNKNOWN_POINT;
+    return this.#point;
   }
 
   /** The image was closed or lost: whoever looks at it next must judge anew. */
@@ -105,6 +132,8 @@ export class ReplicaMemory {
     this.#echoed = 0;
     clearTimeout(this.#timer);
     this.#timer = undefined;
+    const isReplaced = image && before?.image && image.identity !== before.image.identity;
+    const point = isReplaced && verdict.kind === 'new' ? null : this.#point;
     await this.#update(() => ({
       ...emptyRecord(this.#options.volumeName),
       vmName,
@@ -117,7 +146,9 @@ export class ReplicaMemory {
       isConfirmed: false,
       isComplete: before?.isComplete === true && verdict.kind === 'recall',
       verifiedAtMs: verdict.kind === 'new' ? 0 : (before?.verifiedAtMs ?? 0),
+      point,
     }));
+    this.#point = point;
     this.#isWatched = true;
     this.#follow ??= setInterval(() => void this.#followImage(), FOLLOW_MS).unref();
     const recalls = verdict.kind === 'recall';
@@ -125,6 +156,7 @@ export class ReplicaMemory {
       kind: verdict.kind,
       cause: verdict.cause,
       reason: verdict.reason,
+      point,
       pairing: claim ? { pairing, generation, recalls } : undefined,
     };
   }
@@ -154,9 +186,18 @@ export class ReplicaMemory {
     if (this.#current) void this.#tryUpdate((now) => ({ ...now, verifiedAtMs }));
   }
 
-  /** Everything up to `sequence` of the present attachment is durable, and the replica complete there. */
-  reached(sequence: number): void {
+  /**
+   * Everything up to `sequence` of the present attachment is durable, and the replica complete there.
+   * @param timeUs when the newest of it was made; 0: unknown
+   */
+  reached(sequence: number, timeUs: number): void {
     this.#reachedSequence = sequence;
+    this.#reachedUs = timeUs;
+    if (this.#current?.pairing === 0n && !this.#current.point) {
+      // Of an agent that keeps nothing no position is recorded, but that there is something to go back to.
+      const point = this.#reachedPoint(this.#current.generation);
+      void this.#tryUpdate((now) => ({ ...now, point }));
+    }
     this.#recordSoon();
   }
 
@@ -191,10 +232,14 @@ export class ReplicaMemory {
     }
     const chosen = agentId ?? open?.agentId ?? this.#current?.agentId ?? null;
     const base = this.#current ?? emptyRecord(volumeName);
+    // An image that others changed is what it is: it can be kept so, but nobody knows what it holds.
+    const isStrange = open && STRANGE_IMAGE.has(open.conflict);
+    if (use === 'agent' && isStrange) this.#point = UNKNOWN_POINT;
+    const point = this.#point;
     await this.#update(() =>
       use === 'replica'
         ? { ...base, isHeld: true }
-        : { ...base, agentId: chosen, pairing: 0n, isClean: false, isChosen: true, isHeld: false },
+        : { ...base, point, agentId: chosen, pairing: 0n, isClean: false, isChosen: true, isHeld: false },
     );
     if (use === 'agent') this.#conflict = undefined;
     const done =
@@ -205,15 +250,28 @@ export class ReplicaMemory {
     return done;
   }
 
-  /** The image is closed: what it looks like now is what it must look like at the next start. Idempotent. */
-  async close(isImageWhole: boolean): Promise<void> {
+  /**
+   * The image is closed: what it looks like now is what it must look like at the next start. Idempotent.
+   * @param isConsistent it holds what was told last to `passed`
+   */
+  async close(isImageWhole: boolean, isConsistent = false): Promise<void> {
     if (this.#isClosed) return;
     this.#isClosed = true;
     clearTimeout(this.#timer);
     clearInterval(this.#follow);
     // A replica that nobody attached to stays as it was recorded.
     if (!this.#current || !this.#isWatched) return;
-    await this.#update((now) => ({ ...now!, isClean: isImageWhole }));
+    const passed = isImageWhole && isConsistent ? { point: this.#point } : {};
+    await this.#update((now) => ({ ...now!, ...passed, isClean: isImageWhole }));
+  }
+
+  /** While nobody replicates, a recovery of the image may have changed its record. */
+  async #load(): Promise<void> {
+    const before = this.#current;
+    this.#record = await this.#options.place.load();
+    const isKnown = this.#isLoaded && before?.writtenAtMs === this.#current?.writtenAtMs;
+    this.#isLoaded = true;
+    if (!isKnown) this.#point = recordedPoint(this.#current);
   }
 
   get #current(): ReplicaRecord | undefined {
@@ -251,10 +309,12 @@ export class ReplicaMemory {
   async #recordReached(): Promise<void> {
     const sequence = this.#reachedSequence;
     const generation = this.#current?.generation;
+    // Had the hub been killed after this, what came later would be there too, in part.
+    const point = this.#reachedPoint(generation ?? 0);
     this.#isRecording = true;
     const isKept = await this.#tryUpdate((now) =>
       now.generation === generation
-        ? { ...now, isConfirmed: true, sequence, previousSequence: now.sequence, isComplete: true }
+        ? { ...now, isConfirmed: true, sequence, previousSequence: now.sequence, isComplete: true, point }
         : now,
     );
     this.#isRecording = false;
@@ -266,6 +326,10 @@ export class ReplicaMemory {
 
   #tell({ pairing, generation, sequence }: ReplicaRecord): void {
     this.#options.onRecorded({ pairing, generation, sequence });
+  }
+
+  #reachedPoint(generation: number): RecoveryPoint {
+    return pointAt(generation, this.#reachedSequence, this.#reachedUs, false);
   }
 
   async #followImage(): Promise<void> {
@@ -305,6 +369,12 @@ export class ReplicaMemory {
   }
 }
 
+/** As it was closed, or, when the hub was killed, at least that. */
+function recordedPoint(record: ReplicaRecord | undefined): RecoveryPoint | null {
+  if (!record?.point) return null;
+  return { ...record.point, isExact: record.point.isExact && record.isClean };
+}
+
 function pairingOf(verdict: Exclude<Verdict, { kind: 'refuse' }>, before: ReplicaRecord | undefined): bigint {
   if (verdict.kind === 'recall') return before!.pairing;
   if (verdict.kind === 'compare' && verdict.pairing !== 0n) return verdict.pairing;
@@ -325,6 +395,7 @@ function emptyRecord(volumeName: string): ReplicaRecord {
     sequence: 0,
     previousSequence: 0,
     isComplete: false,
+    point: null,
     image: null,
     isClean: false,
     writtenAtMs: 0,

@@ -1,6 +1,7 @@
 // What a hub keeps durably of one replica: whose it is, which attachment it is at and how far, and what its image looked
 // like. A record is whole or damaged; nothing is ever guessed from half of one.
 import { createHash } from 'node:crypto';
+import type { RecoveryPoint } from './recovery-point.ts';
 
 const VERSION = 1;
 
@@ -34,6 +35,8 @@ export interface ReplicaRecord {
   readonly previousSequence: number;
   /** The replica was complete at `sequence`. */
   readonly isComplete: boolean;
+  /** The last state of the volume that the image was known to hold; what an undo log says comes before this. */
+  readonly point: RecoveryPoint | null;
   readonly image: ImageLook | null;
   /** The hub closed the image in order: it must look exactly as it is said here. */
   readonly isClean: boolean;
@@ -74,9 +77,10 @@ export function decodeRecord(text: string): ReplicaRecord | undefined {
     if (version !== VERSION) return undefined;
     const pairing = BigInt(`0x${rest.pairing}`);
     const { previousPairing } = rest;
-    // The first of these records did not have it: then it is taken for the same.
+    // The first of these records had neither: the pairing is taken for the same, and no point is known.
     return {
       ...rest,
+      point: rest.point ?? null,
       pairing,
       previousPairing: previousPairing === undefined ? pairing : BigInt(`0x${previousPairing}`),
     };

@@ -1,6 +1,9 @@
 // What the hub tells of each volume.
-import type { VolumeStatus } from '../control/status.ts';
+import { steadyUs } from '../base/steady-clock.ts';
+import type { FailoverTo, VolumeStatus } from '../control/status.ts';
+import type { RecoveryPoint } from './recovery-point.ts';
 import type { Replica } from './replica.ts';
+import { lagMs } from './replica-history.ts';
 import { isSyncing } from './replica-states.ts';
 
 export function replicaStatus(replica: Replica): VolumeStatus {
@@ -14,7 +17,7 @@ export function replicaStatus(replica: Replica): VolumeStatus {
     vmName: replica.vmName,
     state: replica.state,
     sizeBytes: replica.sizeBytes,
-    dirtyBytes: Math.min(replica.sizeBytes, remaining + replica.doubtfulBytes),
+    dirtyBytes: Math.min(replica.sizeBytes, remaining + replica.content.doubtfulBytes),
     queuedBytes: null,
     sequence: Math.max(replica.receivedSequence, replica.ackedSequence),
     ackedSequence: replica.ackedSequence,
@@ -30,6 +33,7 @@ export function replicaStatus(replica: Replica): VolumeStatus {
     firstError: replica.history.errors.first,
     verification: replica.history.verifications.last,
     verifiedAt: replica.verifiedAtMs === 0 ? null : new Date(replica.verifiedAtMs).toISOString(),
+    failoverTo: failoverTo(replica),
   };
 }
 
@@ -56,7 +60,30 @@ export function refusedStatus(
     syncBytesPerSecond: null,
     syncTimeLeftMs: null,
     lastError: reason,
+    failoverTo: null,
   };
+}
+
+function failoverTo(replica: Replica): FailoverTo | null {
+  const { content, memory } = replica;
+  const undo = content.undo ?? replica.undoAtStart;
+  if (undo?.state === 'givenUp') return null;
+  if (undo?.state === 'open') return pointTo('recover', undo.point);
+  if (replica.link && replica.isConsistent) return nowTo(replica);
+  // Left, but nothing was written since.
+  if (undo && content.isGuarded) return pointTo('replica', content.point);
+  return content.isGuarded ? null : pointTo('replica', memory.point);
+}
+
+/** It follows the volume. */
+function nowTo(replica: Replica): FailoverTo {
+  const lag = lagMs(replica, steadyUs());
+  const sequence = replica.receivedSequence || null;
+  return { by: 'replica', timeMs: lag === null ? null : Date.now() - lag, sequence, isExact: true };
+}
+
+function pointTo(by: FailoverTo['by'], point: RecoveryPoint | null | undefined): FailoverTo | null {
+  return point ? { by, timeMs: point.timeMs, sequence: point.sequence, isExact: point.isExact } : null;
 }
 
 function syncPercent(replica: Replica, syncing: boolean): number | null {

@@ -9,7 +9,7 @@ import type { Dirty, DiskRange } from '../repwire/messages.ts';
 import { CommitLedger } from './commit-ledger.ts';
 import { ReplicaContent } from './replica-content.ts';
 import { ReplicaHistory } from './replica-history.ts';
-import { type AgentIdentity, isSameLife, type ReplicaLink } from './replica-link.ts';
+import type { AgentIdentity, ReplicaLink } from './replica-link.ts';
 import type { Beginning, ReplicaMemory } from './replica-memory.ts';
 import type { ReplicaOptions } from './replica-options.ts';
 import { ReplicaReads } from './replica-reads.ts';
@@ -21,7 +21,9 @@ import {
   whatIsLeft,
   whatIsStuck,
 } from './replica-states.ts';
+import type { UndoStatus } from './replica-store.ts';
 import { RetryTimer } from './retry-timer.ts';
+import { StreamStanding } from './stream-standing.ts';
 import type { SyncEngine } from './sync-engine.ts';
 import { SyncMeter } from './sync-meter.ts';
 
@@ -34,6 +36,8 @@ export class Replica {
   wasProtected = false;
   /** Whether its last agent shut down with the replica complete. */
   isFinished = false;
+  /** What there was to go back with when the hub began. */
+  undoAtStart: UndoStatus | undefined;
   /** Who may attach: a connection that has begun to start the volume. */
   claimant: unknown;
   readonly meter = new SyncMeter();
@@ -47,15 +51,10 @@ export class Replica {
   readonly #rereads: RetryTimer;
   #state: VolumeState = 'unprotected';
   #link: ReplicaLink | undefined;
-  /** With HELLO, until the agent has said what the replica lacks: nothing may be read, resumed or trusted. */
-  #awaitingDirty = false;
-  /** The agent that the replica and its unread ranges are relative to, and up to where its stream was taken in. */
-  #agent: AgentIdentity | null = null;
-  #received = 0;
+  /** The agent that the replica and its unread ranges are relative to. */
+  readonly #standing = new StreamStanding();
   #ackedSequence = 0;
   #ending = false;
-  /** How the present attachment began, until the agent has said what the replica lacks. */
-  #beginning: Beginning | undefined;
 
   constructor(options: ReplicaOptions) {
     this.key = options.key;
@@ -72,6 +71,7 @@ export class Replica {
       events: {
         commitBegins: () => this.#commitBegins(),
         committed: () => this.#committed(),
+        storeFails: () => this.#leave(this.#ackedSequence, false),
         storeFailed: (error) => this.#storeFailed(error),
       },
     });
@@ -79,7 +79,7 @@ export class Replica {
       content: this.#content,
       meter: this.meter,
       resyncs: this.history.resyncs,
-      mayAsk: () => this.#link !== undefined && !this.#awaitingDirty && this.#state !== 'failed',
+      mayAsk: () => this.#link !== undefined && !this.awaitsDirty && this.#state !== 'failed',
       applied: () => this.#applied(),
     });
     this.#heal = new RetryTimer(retryFirstMs, retryLongestMs, () => void this.#tryHeal());
@@ -113,7 +113,8 @@ export class Replica {
 
   /** The newest position of the stream up to which this volume's changes were taken in. */
   get receivedSequence(): number {
-    return this.#link && !this.#awaitingDirty ? this.#link.receivedSequence : this.#received;
+    const { awaitsDirty, received } = this.#standing;
+    return this.#link && !awaitsDirty ? this.#link.receivedSequence : received;
   }
 
   /** When the oldest change that is not durable was made, by the agent's clock, Unix microseconds; 0: none. */
@@ -121,8 +122,8 @@ export class Replica {
     return this.#ledger.oldestUs;
   }
 
-  get doubtfulBytes(): number {
-    return this.#content.doubtfulBytes;
+  get content(): ReplicaContent {
+    return this.#content;
   }
 
   /**
@@ -132,12 +133,12 @@ export class Replica {
    */
   async prepare(sizeBytes: number, agent: AgentIdentity | null = null): Promise<void> {
     assert(!this.#link || sizeBytes === this.sizeBytes, 'a replica at work keeps its size');
-    const grows = sizeBytes > this.sizeBytes && isSameLife(agent, this.#agent);
+    const grows = sizeBytes > this.sizeBytes && this.remembers(agent);
     try {
       if (!this.#content.isOpen) this.memory.released();
       await this.memory.prepare();
       // What an agent knows of a replica is void with another size, unless it only grew.
-      if (await this.#content.open(sizeBytes, grows)) this.#agent = null;
+      if (await this.#content.open(sizeBytes, grows)) this.#standing.forget();
     } catch (error) {
       this.#ending = false;
       this.#enter('storeFailed', errorMessage(error));
@@ -154,7 +155,7 @@ export class Replica {
 
   /** Whether both sides still have in memory what the replica lacks. */
   remembers(agent: AgentIdentity | null): boolean {
-    return isSameLife(agent, this.#agent);
+    return this.#standing.remembers(agent);
   }
 
   /**
@@ -165,15 +166,15 @@ export class Replica {
   attach(link: ReplicaLink, vmName: string, beginning?: Beginning): number | null {
     assert(!this.#link && this.#content.isOpen, 'attach needs an open replica without a connection');
     const resumes = this.remembers(link.agent);
+    if (!resumes) this.#content.guard(beginning?.point ?? null);
+    else if (this.isConsistent) this.#content.guard(this.memory.point);
     // The commit that the last agent's goodbye waits for is still under way: the goodbye comes to nothing.
     if (this.#ending) this.#enter('linkLost');
     // That commit settles and acknowledges nothing of what comes now.
     this.#ledger.forgetCover();
     this.#link = link;
-    this.#beginning = beginning;
     this.history.attaching(beginning);
-    this.#agent = link.agent;
-    this.#awaitingDirty = link.agent !== null;
+    this.#standing.begin(link.agent, resumes, beginning?.kind);
     this.#ending = false;
     this.isFinished = false;
     this.vmName = vmName;
@@ -183,7 +184,6 @@ export class Replica {
       this.engine.beginRound();
       this.#enter('startResume', null);
     } else {
-      this.#received = 0;
       this.#ackedSequence = 0;
       this.#ledger.restart();
       const recalls = beginning?.kind === 'recall';
@@ -192,7 +192,7 @@ export class Replica {
       this.#enter(recalls ? 'startResume' : 'startFull', null);
     }
     this.#react();
-    return resumes ? this.#received : null;
+    return resumes ? this.#standing.received : null;
   }
 
   /**
@@ -203,12 +203,11 @@ export class Replica {
     assert(this.#link, 'detach without a connection');
     this.history.noteLag(this);
     this.history.detaching(reason);
-    const isWhole = this.#isConsistent() && this.#state !== 'failed';
-    this.#received = this.receivedSequence;
-    // The agent never said what the replica lacks, and nothing of its stream was taken in: there is nothing to resume.
-    if (this.#awaitingDirty && this.#received === 0) this.#agent = null;
+    const isWhole = this.isConsistent;
+    const received = this.receivedSequence;
+    if (isWhole) this.memory.passed(received, this.#ledger.madeUs(true), true);
+    this.#standing.end(received);
     this.#link = undefined;
-    this.#awaitingDirty = false;
     this.memory.detached();
     this.engine.dropReads();
     this.#heal.stop();
@@ -220,7 +219,7 @@ export class Replica {
     }
     this.#enter(
       'linkLost',
-      this.#state === 'failed' ? this.lastError : whatIsLeft(graceful, reason, isWhole, this.#received),
+      this.#state === 'failed' ? this.lastError : whatIsLeft(graceful, reason, isWhole, received),
     );
     this.#content.requestCommit(true);
   }
@@ -245,6 +244,7 @@ export class Replica {
 
   /** The stream's entry is a change that failed at the agent: what is there now has to be looked at. */
   failedChange(offset: number, length: number, timeUs: number): void {
+    this.#leave(this.receivedSequence - 1);
     this.#ledger.note(timeUs);
     this.history.because({ reason: 'write-failed', detail: null });
     this.engine.markUnread(offset, length);
@@ -252,18 +252,21 @@ export class Replica {
 
   /** Ranges that changed without coming by the stream; the entry may have several parts. */
   dirty(part: Pick<Dirty, 'extents' | 'more' | 'timeUs' | 'reason' | 'changedBytes'>): void {
+    // The list's own number is taken with its last part.
+    if (part.extents.length > 0) this.#leave(this.receivedSequence - (part.more ? 0 : 1));
     this.#ledger.note(part.timeUs);
     for (const extent of part.extents) this.engine.markUnread(extent.offset, extent.length);
     if (part.more) return;
-    this.history.listed(part, this.#awaitingDirty);
-    if (this.#awaitingDirty) this.memory.confirmed();
-    if (this.#awaitingDirty && this.#mayBeEqual()) this.engine.compareFirst();
-    this.#awaitingDirty = false;
+    this.history.listed(part, this.awaitsDirty);
+    if (this.awaitsDirty) this.memory.confirmed();
+    const isAllNamed = this.engine.remainingBytes === this.sizeBytes;
+    if (this.awaitsDirty && this.#standing.mayBeEqual(isAllNamed)) this.engine.compareFirst();
+    this.#standing.told();
   }
 
   /** Whether the agent still has to say what the replica lacks: nothing else of the stream may come before. */
   get awaitsDirty(): boolean {
-    return this.#awaitingDirty;
+    return this.#standing.awaitsDirty;
   }
 
   /** Stores what came since the last call. Answers when it is stored; failures become the replica's state. */
@@ -278,13 +281,15 @@ export class Replica {
 
   /** Acknowledges a position that the stream reached by other volumes' changes alone. */
   refreshAck(): void {
-    if (this.#state !== 'protected' || !this.#content.isDurable) return;
-    if (this.receivedSequence > this.#ackedSequence) this.#content.requestCommit();
+    const isBehind = this.#state === 'protected' && this.receivedSequence > this.#ackedSequence;
+    if (isBehind && this.#content.isDurable) this.#content.requestCommit();
   }
 
-  /** A verification found ranges that differ: they are read anew. */
+  /** A verification found ranges that differ: it was no state of the volume, and they are read anew. */
   repair(ranges: Iterable<DiskRange>): void {
     this.history.because({ reason: 'verification', detail: null });
+    this.#ledger.unsettle();
+    this.#content.guard(this.memory.strange());
     for (const { offset, length } of ranges) this.engine.markUnread(offset, length);
     this.#react();
   }
@@ -303,21 +308,17 @@ export class Replica {
     return this.#state === 'protected' && this.#content.isIdle && !this.engine.isUnread(offset, length);
   }
 
-  /** @throws BlockError when it can't be read */
-  read(offset: number, target: Buffer): MaybePromise<void> {
-    return this.#content.read(offset, target);
-  }
-
   /** Waits for what is in flight, makes it durable, and lets go. Idempotent. @throws what the store's close threw */
   async close(): Promise<void> {
     this.#heal.stop();
     this.#rereads.stop();
+    const { isConsistent } = this;
     let isWhole = false;
     try {
       await this.#content.close();
       isWhole = true;
     } finally {
-      await this.memory.close(isWhole);
+      await this.memory.close(isWhole, isConsistent);
     }
   }
 
@@ -326,24 +327,25 @@ export class Replica {
     this.#content.requestCommit();
   }
 
-  /** Nothing is unread, and the stream has passed all that was read. */
-  #isConsistent(): boolean {
-    return (
-      !this.#awaitingDirty && this.engine.isComplete && this.receivedSequence >= this.engine.targetSequence
-    );
+  /** What was taken in is a state of the volume: nothing is unread, and the stream has passed all that was read. */
+  get isConsistent(): boolean {
+    const { isComplete, targetSequence } = this.engine;
+    const isKnown = this.#standing.isKnown && this.#state !== 'failed';
+    return isKnown && isComplete && this.receivedSequence >= targetSequence;
   }
 
-  /** All of the volume is named, because what the replica lacks is not known: much of it may be there already. */
-  #mayBeEqual(): boolean {
-    const kind = this.#beginning?.kind;
-    return kind === 'compare' || (kind === 'recall' && this.engine.remainingBytes === this.sizeBytes);
+  /** The replica, which holds everything up to `sequence`, stops being a state of the volume with what comes next. */
+  #leave(sequence: number, isExact = true): void {
+    if (!this.isConsistent || (!isExact && this.#content.isGuarded)) return;
+    this.#ledger.unsettle();
+    this.#content.guard(this.memory.passed(sequence, this.#ledger.madeUs(isExact), isExact));
   }
 
   /** Takes the steps that have become possible. */
   #react(): void {
     if (!this.#link || this.#state === 'failed') return;
     if (this.#state === 'initial-sync' || this.#state === 'resync') {
-      if (this.engine.isComplete && !this.#awaitingDirty) this.#enter('allRead');
+      if (this.engine.isComplete && !this.awaitsDirty) this.#enter('allRead');
       else this.#readOn();
     } else if (!this.engine.isComplete) {
       this.engine.beginRound();
@@ -352,7 +354,7 @@ export class Replica {
       this.#enter('moreToRead');
       this.#readOn();
     }
-    if (this.#state === 'converging' && this.#isConsistent()) this.#content.requestCommit(true);
+    if (this.#state === 'converging' && this.isConsistent) this.#content.requestCommit(true);
   }
 
   #readOn(): void {
@@ -364,9 +366,10 @@ export class Replica {
     this.#link?.wake(this);
   }
 
-  #commitBegins(): void {
-    const settles = this.#state === 'converging' && this.#isConsistent();
-    this.#ledger.begin({ sequence: this.receivedSequence, settles });
+  #commitBegins(): boolean {
+    const { isConsistent, receivedSequence: sequence } = this;
+    this.#ledger.begin({ sequence, settles: this.#state === 'converging' && isConsistent });
+    return isConsistent;
   }
 
   #committed(): void {
@@ -376,17 +379,19 @@ export class Replica {
       this.#content.requestCommit();
       return;
     }
-    if (cover.settles && this.#link && this.#isConsistent()) {
+    // What may still be put back to an earlier point is not acknowledged.
+    const isSafe = this.#link && !this.#content.isGuarded;
+    if (cover.settles && isSafe && this.isConsistent) {
       this.wasProtected = true;
       this.#heal.reset();
       this.#rereads.reset();
       this.#ackedSequence = cover.sequence;
-      this.memory.reached(cover.sequence);
+      this.memory.reached(cover.sequence, cover.timeUs);
       this.#enter('settled', null);
-    } else if (this.#state === 'protected' && this.#link && cover.sequence > this.#ackedSequence) {
+    } else if (this.#state === 'protected' && isSafe && cover.sequence > this.#ackedSequence) {
       this.#ackedSequence = cover.sequence;
-      this.memory.reached(cover.sequence);
-      this.#link.tell(this);
+      this.memory.reached(cover.sequence, cover.timeUs);
+      this.#link?.tell(this);
     }
     if (this.#ending) this.#finish();
     else this.#react();
@@ -394,12 +399,12 @@ export class Replica {
 
   /** The agent is gone in order: once all is durable, the replica is what the volume was. */
   #finish(): void {
-    if (!this.#content.isDurable) {
+    if (!this.#content.isDurable || this.#content.isGuarded) {
       this.#content.requestCommit(true);
       return;
     }
     this.#ending = false;
-    this.#ackedSequence = this.#received;
+    this.#ackedSequence = this.#standing.received;
     this.wasProtected = true;
     this.isFinished = true;
     if (this.#state !== 'protected') {

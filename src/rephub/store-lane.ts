@@ -8,11 +8,15 @@ import { BlockError } from '../base/errors.ts';
 import type { MaybePromise } from '../base/maybe.ts';
 import type { Mutation } from '../blockdev/mutation.ts';
 import { GroupCommit } from './group-commit.ts';
-import type { ReplicaStore } from './replica-store.ts';
+import type { RecoveryPoint } from './recovery-point.ts';
+import type { ReplicaStore, UndoStatus } from './replica-store.ts';
 
 export interface LaneEvents {
-  /** A commit begins: it covers everything that was applied until now. */
-  commitBegins(): void;
+  /**
+   * A commit begins: it covers everything that was applied until now.
+   * @returns whether that is a state of the volume
+   */
+  commitBegins(): boolean;
   /** What the last `commitBegins` covered is durable. */
   committed(): void;
   /** The store is gone; what was in doubt is in `takeDoubtful`. May be called during `apply`. */
@@ -25,6 +29,8 @@ export interface LaneOptions {
   readonly chunkBytes: number;
   /** Milliseconds from the start of one commit to the start of the next. */
   readonly gatherMs: () => number;
+  /** As for `guard`, from the first batch on. */
+  readonly point?: RecoveryPoint | null | undefined;
   readonly events: LaneEvents;
 }
 
@@ -41,12 +47,19 @@ export class StoreLane {
   #doubtful: Bitmap;
   #committing: Bitmap;
   #closing: Promise<void> = Promise.resolve();
+  /** What batches are to be kept recoverable to; undefined: the store holds a state of the volume, and goes on so. */
+  #point: RecoveryPoint | null | undefined;
+  /** How often `guard` was called, and had been when the commit under way began that settles; else -1. */
+  #guards = 0;
+  #settling = -1;
+  #lastUndo: UndoStatus | undefined;
 
   /** @param store becomes the lane's */
   constructor(store: ReplicaStore, options: LaneOptions) {
     this.#store = store;
     this.#chunkBytes = options.chunkBytes;
     this.#events = options.events;
+    this.#point = options.point;
     const chunks = Math.ceil(options.sizeBytes / options.chunkBytes);
     this.#doubtful = new Bitmap(chunks);
     this.#committing = new Bitmap(chunks);
@@ -79,6 +92,24 @@ export class StoreLane {
     return (this.#doubtful.count + this.#committing.count) * this.#chunkBytes;
   }
 
+  /** What there is to go back with; of a store that failed, what there was. */
+  get undo(): UndoStatus | undefined {
+    return this.#store ? this.#store.undo : this.#lastUndo;
+  }
+
+  /** What the store's content may have to be put back to; undefined once a commit has settled. */
+  get point(): RecoveryPoint | null | undefined {
+    return this.#point;
+  }
+
+  /** What was added until now is a state of the volume, `point`, and what is added from now on may not be. */
+  guard(point: RecoveryPoint | null): void {
+    void this.apply();
+    // A point of its own each time: the store tells them apart.
+    this.#point = point && { ...point };
+    this.#guards += 1;
+  }
+
   /** Adds to the batch. Data is lent until the `apply` that follows was answered. @param offset @param length what it changes, bytes */
   add(mutation: Mutation, offset: number, length: number): void {
     if (!this.#store) return;
@@ -105,17 +136,18 @@ export class StoreLane {
     if (batch.length === 0) return this.#appending;
     this.#batch = this.#spare;
     const store = this.#store;
+    const point = this.#point;
     if (this.#appending) {
       this.#spare = [];
       const release = pinAll(batch);
       return this.#follow(
         this.#appending.then(async () => {
-          await this.#append(store, batch);
+          await this.#append(store, batch, point);
           release();
         }),
       );
     }
-    const result = this.#append(store, batch);
+    const result = this.#append(store, batch, point);
     if (result === undefined) {
       batch.length = 0;
       this.#spare = batch;
@@ -159,11 +191,15 @@ export class StoreLane {
   }
 
   /** Never settles its returned promise with an error. */
-  #append(store: ReplicaStore | undefined, batch: Mutation[]): Promise<void> | undefined {
+  #append(
+    store: ReplicaStore | undefined,
+    batch: Mutation[],
+    point: RecoveryPoint | null | undefined,
+  ): Promise<void> | undefined {
     // The store failed after the batch was taken: its ranges were in doubt by then, and were reported so.
     if (!store || store !== this.#store) return undefined;
     try {
-      const result = store.append(batch);
+      const result = store.append(batch, point);
       if (result instanceof Promise) return result.catch((error: unknown) => this.#failIf(store, error));
     } catch (error) {
       this.#failIf(store, error);
@@ -181,14 +217,18 @@ export class StoreLane {
   }
 
   #beginCommit(): Promise<void> | undefined {
-    this.#events.commitBegins();
-    if (this.#doubtful.count === 0) return undefined;
+    const settles = this.#events.commitBegins() && this.#point !== undefined;
+    this.#settling = settles ? this.#guards : -1;
+    const keeps = settles && (this.undo?.state ?? 'none') !== 'none';
+    if (this.#doubtful.count === 0 && !keeps) return undefined;
     [this.#committing, this.#doubtful] = [this.#doubtful, this.#committing];
-    return this.#store?.commit();
+    return this.#store?.commit(settles);
   }
 
   #commitDone(): void {
     this.#committing.clearAll();
+    // Another point may have come meanwhile.
+    if (this.#settling === this.#guards) this.#point = undefined;
     this.#events.committed();
   }
 
@@ -206,6 +246,7 @@ export class StoreLane {
   #letGo(): void {
     const store = this.#store;
     if (!store) return;
+    this.#lastUndo = store.undo;
     this.#store = undefined;
     this.#commits.close();
     const appending = this.#appending;

@@ -96,7 +96,8 @@ function refuse(conflict: Conflict, detail = ''): Verdict {
   return { kind: 'refuse', conflict, reason: conflictText(conflict, detail) };
 }
 
-function judgeImage(record: ReplicaRecord, then: ImageLook, now: ImageLook): Conflict | undefined {
+/** Whether the image is the one that the record speaks of, untouched by others. */
+export function judgeImage(record: ReplicaRecord, then: ImageLook, now: ImageLook): Conflict | undefined {
   if (now.identity !== then.identity) return 'image-replaced';
   const thenNs = BigInt(then.changedAtNs);
   const nowNs = BigInt(now.changedAtNs);

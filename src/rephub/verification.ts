@@ -16,8 +16,8 @@ import type { VerifyTuning } from './hub-tuning.ts';
 export interface Comparable {
   readonly volumeName: string;
   readonly sizeBytes: number;
+  readonly content: { read(offset: number, target: Buffer): MaybePromise<void> };
   isComparable(offset: number, length: number): boolean;
-  read(offset: number, target: Buffer): MaybePromise<void>;
 }
 
 export interface VerificationOptions {
@@ -94,7 +94,7 @@ export class Verification {
     const bytes = Buffer.allocUnsafe(range.length);
     let reading: MaybePromise<void>;
     try {
-      reading = replica.read(range.offset, bytes);
+      reading = replica.content.read(range.offset, bytes);
     } catch (error) {
       this.#replicaUnreadable(error);
       return undefined;

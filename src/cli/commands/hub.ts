@@ -49,6 +49,19 @@ export const HUB_OPTIONS = {
     choices: ['resync', 'report'],
     fallback: 'resync',
   },
+  'undo-bytes': {
+    type: 'text',
+    describe:
+      'most bytes that are kept, while a replica is overwritten, to go back to its last consistent state (`repagent recover`), for each volume; 0 keeps none',
+    fallback: "the volume's size",
+  },
+  'undo-full': {
+    type: 'text',
+    choices: ['hold', 'release'],
+    describe:
+      'when there is no room for it; hold: the replica stays at that state until there is, release: it is synchronised without a way back',
+    fallback: 'hold',
+  },
   'tls-dir': {
     type: 'text',
     describe:
@@ -83,6 +96,7 @@ export interface HubConfig {
         readonly onDifference: 'resync' | 'report';
       }
     | undefined;
+  readonly undo: { readonly maxBytes: number | undefined; readonly whenFull: 'hold' | 'release' };
   readonly control: ControlAddress | undefined;
   readonly once: boolean;
   readonly logLevel: LogLevel;
@@ -112,6 +126,7 @@ export function resolveHub(raw: RawOptions<typeof HUB_OPTIONS>): HubConfig {
     tlsDir: tlsDir === undefined ? undefined : resolve(tlsDir),
     tlsAnyName,
     verify: parseVerify(raw),
+    undo: { maxBytes: parseUndoBytes(raw['undo-bytes']), whenFull: raw['undo-full'] ?? 'hold' },
     control: raw.control === undefined ? undefined : parseControl(raw.control),
     once: raw.once ?? false,
     logLevel: raw['log-level'] ?? 'info',
@@ -137,6 +152,16 @@ function parseVerify(raw: RawOptions<typeof HUB_OPTIONS>): HubConfig['verify'] {
     throw new UsageError(`--verify-rate: ${rate} is less than the least, 64K a second`);
   }
   return { everyMs, bytesPerSecond, onDifference: onDifference ?? 'resync' };
+}
+
+/** Whether less than one batch fits in would only show at the worst moment. */
+const MIN_UNDO_BYTES = 2 * MiB;
+
+function parseUndoBytes(text: string | undefined): number | undefined {
+  if (text === undefined) return undefined;
+  const bytes = parseSize(text, '--undo-bytes');
+  if (bytes === 0 || bytes >= MIN_UNDO_BYTES) return bytes;
+  throw new UsageError(`--undo-bytes: ${text} holds nothing; use 0 for none, or at least 2M`);
 }
 
 export const hubCommand = defineCommand({

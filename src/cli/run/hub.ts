@@ -40,7 +40,7 @@ async function start(config: HubConfig, logger: Logger, startup: Startup): Promi
 }
 
 async function listen(config: HubConfig, logger: Logger, reloads: ReloadWatch): Promise<Hub> {
-  const { storeDir, stateDir, tlsDir, tlsAnyName } = config;
+  const { storeDir, stateDir, tlsDir, tlsAnyName, undo } = config;
   const files = tlsDir === undefined ? undefined : await loadHubTls(tlsDir, logger);
   files?.reloadOn(reloads);
   try {
@@ -50,6 +50,7 @@ async function listen(config: HubConfig, logger: Logger, reloads: ReloadWatch): 
       ...(storeDir === undefined ? {} : { storeDir }),
       stateDir,
       verify: config.verify,
+      undo,
       ...(files && { tls: { credentials: files.current, anyName: tlsAnyName } }),
       logger,
     });

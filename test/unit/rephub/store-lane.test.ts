@@ -67,7 +67,10 @@ function setUp() {
     chunkBytes: CHUNK,
     gatherMs: () => 0,
     events: {
-      commitBegins: () => log.push('begins'),
+      commitBegins: () => {
+        log.push('begins');
+        return true;
+      },
       committed: () => log.push('committed'),
       failed: (error) => {
         log.push(`failed ${String(error)}`);

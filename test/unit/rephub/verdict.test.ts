@@ -21,6 +21,7 @@ const record: ReplicaRecord = {
   sequence: 100,
   previousSequence: 90,
   isComplete: true,
+  point: null,
   image: LOOK,
   isClean: true,
   writtenAtMs: 5_000_000_001,

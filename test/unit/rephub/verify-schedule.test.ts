@@ -131,7 +131,7 @@ describe('a verification with a limit', () => {
         volumeName: 'a',
         sizeBytes,
         isComparable: () => true,
-        read: (_offset, target) => void target.fill(0),
+        content: { read: (_offset, target) => void target.fill(0) },
       },
       tuning: { rangeBytes: 256 * 1024, minRangeBytes: 16 * 1024, window: 4, stallMs: 60_000, retryMs: 50 },
       bytesPerSecond: 4 * MiB,

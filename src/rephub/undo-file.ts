@@ -1,0 +1,109 @@
+// The file of an undo log, as bytes. It comes into being whole and is gone at once: whoever looks at its name after a
+// crash finds either all of its head or no file. Nothing here knows what the bytes mean.
+import fs from 'node:fs/promises';
+import path from 'node:path';
+import { errorCode } from '../base/errors.ts';
+
+export interface UndoFile {
+  readonly sizeBytes: number;
+  /** Fills `target` as far as the file goes. @returns how many bytes that were */
+  read(position: number, target: Buffer): Promise<number>;
+  write(position: number, data: Buffer): Promise<void>;
+  /** Cuts off what lies beyond. */
+  truncate(sizeBytes: number): Promise<void>;
+  /** Makes all that was written durable. */
+  sync(): Promise<void>;
+  close(): Promise<void>;
+}
+
+/** Where the undo log of one replica is kept. Failures are errors with `code`. */
+export interface UndoPlace {
+  /** For people. */
+  readonly path: string;
+  open(): Promise<UndoFile | undefined>;
+  /** There is none. Durable, with its name, when the call has answered; otherwise there is none still. */
+  create(content: Buffer): Promise<UndoFile>;
+  /** Durable when the call has answered. */
+  remove(): Promise<void>;
+  /** Keeps it under another name, in place of what was kept so before. */
+  setAside(): Promise<void>;
+}
+
+/** @param file its folder is created when a log is first kept */
+export function undoPlace(file: string): UndoPlace {
+  const folder = path.dirname(file);
+  return {
+    path: file,
+    open: async () => {
+      try {
+        return await openFile(file, 'r+');
+      } catch (error) {
+        if (errorCode(error) === 'ENOENT') return undefined;
+        throw error;
+      }
+    },
+    create: async (content) => {
+      await fs.mkdir(folder, { recursive: true, mode: 0o700 });
+      const draft = `${file}.new`;
+      try {
+        await fs.writeFile(draft, content, { mode: 0o600, flush: true });
+        await fs.rename(draft, file);
+        await syncFolder(folder);
+        return await openFile(file, 'r+');
+      } catch (error) {
+        await fs.rm(draft, { force: true }).catch(() => undefined);
+        throw error;
+      }
+    },
+    remove: async () => {
+      await fs.rm(file, { force: true });
+      await syncFolder(folder);
+    },
+    setAside: async () => {
+      await fs.rename(file, `${file}.old`);
+      await syncFolder(folder);
+    },
+  };
+}
+
+async function openFile(file: string, flags: string): Promise<UndoFile> {
+  const handle = await fs.open(file, flags);
+  let sizeBytes = (await handle.stat()).size;
+  return {
+    get sizeBytes() {
+      return sizeBytes;
+    },
+    read: async (position, target) => {
+      let done = 0;
+      while (done < target.length) {
+        const { bytesRead } = await handle.read(target, done, target.length - done, position + done);
+        if (bytesRead === 0) break;
+        done += bytesRead;
+      }
+      return done;
+    },
+    write: async (position, data) => {
+      let done = 0;
+      while (done < data.length) {
+        const { bytesWritten } = await handle.write(data, done, data.length - done, position + done);
+        done += bytesWritten;
+        sizeBytes = Math.max(sizeBytes, position + done);
+      }
+    },
+    truncate: async (size) => {
+      await handle.truncate(size);
+      sizeBytes = size;
+    },
+    sync: () => handle.datasync(),
+    close: () => handle.close(),
+  };
+}
+
+async function syncFolder(folder: string): Promise<void> {
+  const handle = await fs.open(folder, 'r');
+  try {
+    await handle.sync();
+  } finally {
+    await handle.close();
+  }
+}
