@@ -12,12 +12,15 @@ import { encodeState, STATE_OFFSET, type UndoBatch } from './undo-format.ts';
 import { imageName, readContent, type UndoContent, walkBatches } from './undo-reader.ts';
 import { CONFLICTS, judgeImage } from './verdict.ts';
 
+/** The image, as far as a recovery needs it. */
+export type RecoverableImage = Pick<BlockDevice, 'sizeBytes' | 'write' | 'writeZeroes' | 'flush' | 'close'>;
+
 export interface RecoverOptions {
   readonly path: string;
   readonly record: RecordPlace;
   readonly undo: UndoPlace;
   /** Opens the image for this process alone. @throws OperationError */
-  readonly openImage: () => Promise<BlockDevice>;
+  readonly openImage: () => Promise<RecoverableImage>;
   /** @param durably it won't look older than that after a power failure */
   readonly look: (durably: boolean) => Promise<ImageLook | undefined>;
   /** Only find out what would be done. */
@@ -73,7 +76,7 @@ async function asItIs(options: RecoverOptions, record: ReplicaRecord | undefined
 
 async function putBack(
   options: RecoverOptions,
-  image: BlockDevice,
+  image: RecoverableImage,
   record: ReplicaRecord | undefined,
   file: UndoFile,
 ): Promise<Recovery> {
@@ -107,7 +110,7 @@ async function putBack(
   return { point: head.point, bytes };
 }
 
-async function writeBack(image: BlockDevice, { entries }: UndoBatch, payload: Buffer): Promise<void> {
+async function writeBack(image: RecoverableImage, { entries }: UndoBatch, payload: Buffer): Promise<void> {
   let from = 0;
   for (const { offset, length, isZero } of entries) {
     if (isZero) {
