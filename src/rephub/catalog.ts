@@ -3,6 +3,7 @@
 import fs from 'node:fs/promises';
 import path from 'node:path';
 import { errorMessage, OperationError } from '../base/errors.ts';
+import { MiB } from '../base/limits.ts';
 import { type Logger, silentLogger } from '../base/log.ts';
 import { safeName } from '../base/safe-name.ts';
 import type { FileCalls } from '../base/small-files.ts';
@@ -18,6 +19,9 @@ import { UndoStore, type WhenUndoFull } from './undo-store.ts';
 /** No name of a volume becomes one that ends so. */
 const RECORD_SUFFIX = '%record';
 const UNDO_SUFFIX = '%undo';
+
+/** The head of an undo log and a batch of it, whatever the volume's size. */
+const LEAST_UNDO_BYTES = 2 * MiB;
 
 export interface ReplicaPlace {
   /** Names the replica in this process. */
@@ -43,7 +47,7 @@ export interface CatalogOptions {
 }
 
 export interface UndoSettings {
-  /** Most bytes of one volume's undo log; the volume's size unless given; 0: none is kept. */
+  /** Most bytes of one volume's undo log; twice the volume's unless given, which it can't reach; 0: none is kept. */
   readonly maxBytes?: number | undefined;
   readonly whenFull: WhenUndoFull;
 }
@@ -157,7 +161,7 @@ export class Catalog {
       image: await this.#imageOf(place),
       volumeName,
       isOutdated: (point) => record !== undefined && record !== 'damaged' && isOutdated(point, record),
-      maxBytes: this.#options.undo?.maxBytes ?? store.sizeBytes,
+      maxBytes: this.#options.undo?.maxBytes ?? 2 * store.sizeBytes + LEAST_UNDO_BYTES,
       whenFull: this.#options.undo?.whenFull ?? 'hold',
       logger: this.#options.logger ?? silentLogger,
     });

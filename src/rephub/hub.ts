@@ -30,7 +30,7 @@ export interface HubOptions {
   readonly storeDir?: string | undefined;
   /** The hub's id is kept here; without it, it is another hub with every start. */
   readonly stateDir?: string | undefined;
-  /** How what a replica held is kept while it is overwritten; as large as the volume, and held when full, unless told. */
+  /** How what a replica held is kept while it is overwritten; by default as much as there can be, and held when the disk is full. */
   readonly undo?: UndoSettings | undefined;
   /** How agents show this hub; the host name unless told. */
   readonly hubName?: string | undefined;

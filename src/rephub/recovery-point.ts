@@ -43,7 +43,7 @@ export function isOutdated(
   },
 ): boolean {
   // Somebody chose what is to become of an image that others had changed.
-  if (record.isChosen && record.point?.generation === UNKNOWN_POINT.generation) return true;
+  if (record.isChosen && record.point === null) return true;
   if (record.sequence === 0 || point.sequence === null) return false;
   if (record.generation !== point.generation) return record.generation > point.generation;
   return record.sequence > point.sequence;

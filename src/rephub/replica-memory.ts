@@ -45,7 +45,7 @@ export interface Beginning {
 /** What to do about a conflict: the agent's disk counts and is synchronised over the replica, or the replica is kept. */
 export type Resolution = 'agent' | 'replica';
 
-/** Conflicts of which nobody knows what the image holds. */
+/** Conflicts in which nobody knows what the image holds. */
 const STRANGE_IMAGE: ReadonlySet<Conflict> = new Set([
   'record-damaged',
   'image-replaced',
@@ -232,9 +232,8 @@ export class ReplicaMemory {
     }
     const chosen = agentId ?? open?.agentId ?? this.#current?.agentId ?? null;
     const base = this.#current ?? emptyRecord(volumeName);
-    // An image that others changed is what it is: it can be kept so, but nobody knows what it holds.
-    const isStrange = open && STRANGE_IMAGE.has(open.conflict);
-    if (use === 'agent' && isStrange) this.#point = UNKNOWN_POINT;
+    // An image that others changed is no state of the volume: whoever chooses the agent gives it up.
+    if (use === 'agent' && open && STRANGE_IMAGE.has(open.conflict)) this.#point = null;
     const point = this.#point;
     await this.#update(() =>
       use === 'replica'

@@ -19,7 +19,7 @@ describe('wrong use exits 2 with one line on standard error; all that is refused
   test.each<[string[], RegExp]>([
     [
       [],
-      /a command is missing; commands: serve, hub, status, wait, verify, resize, resolve, pause, resume, readonly, adjust, filters, bench, demo/,
+      /a command is missing; commands: serve, hub, status, wait, verify, resize, resolve, recover, pause, resume, readonly, adjust, filters, bench, demo/,
     ],
     [
       ['serve', 'disk.img', '--lisen', 'x'],

@@ -53,7 +53,7 @@ export const HUB_OPTIONS = {
     type: 'text',
     describe:
       'most bytes that are kept, while a replica is overwritten, to go back to its last consistent state (`repagent recover`), for each volume; 0 keeps none',
-    fallback: "the volume's size",
+    fallback: "twice the volume's size, which it never reaches",
   },
   'undo-full': {
     type: 'text',
@@ -154,7 +154,7 @@ function parseVerify(raw: RawOptions<typeof HUB_OPTIONS>): HubConfig['verify'] {
   return { everyMs, bytesPerSecond, onDifference: onDifference ?? 'resync' };
 }
 
-/** Whether less than one batch fits in would only show at the worst moment. */
+/** That less than one batch fits in would only show at the worst moment. */
 const MIN_UNDO_BYTES = 2 * MiB;
 
 function parseUndoBytes(text: string | undefined): number | undefined {

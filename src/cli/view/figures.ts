@@ -2,7 +2,13 @@
 import type { LagFigures } from '../../base/lag-history.ts';
 import type { ResyncRecord } from '../../base/resync-log.ts';
 import { formatBytes, formatDuration } from '../../base/size.ts';
-import type { LinkTraffic, ResyncReads, VerificationStatus, VolumeStatus } from '../../control/status.ts';
+import type {
+  FailoverTo,
+  LinkTraffic,
+  ResyncReads,
+  VerificationStatus,
+  VolumeStatus,
+} from '../../control/status.ts';
 import { printable } from './terminal.ts';
 
 const UNKNOWN = 'unknown';
@@ -99,4 +105,14 @@ export function resyncReadsText({ rate, bytesPerSecond, yielding }: ResyncReads)
   if (bytesPerSecond === 0) return undefined;
   const how = rate !== 'auto' ? ` of at most ${rateText(rate)}` : yielding ? ', giving way to guests' : '';
   return `reads for hubs: ${rateText(bytesPerSecond)}${how}`;
+}
+
+/** What a failover would give right now; undefined: nobody said so. */
+export function failoverText(failover: FailoverTo | null | undefined): string | undefined {
+  if (failover === undefined) return undefined;
+  if (failover === null) return 'none';
+  const { by, timeMs, isExact } = failover;
+  const when = isKnown(timeMs) ? new Date(timeMs).toISOString() : UNKNOWN;
+  const how = by === 'recover' ? ' by `repagent recover`' : '';
+  return `${when}${isExact || !isKnown(timeMs) ? '' : ' or a little later, in part'}${how}`;
 }

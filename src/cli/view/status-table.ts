@@ -4,6 +4,7 @@ import {
   bytesText,
   countText,
   durationText,
+  failoverText,
   lagFiguresText,
   percentText,
   resyncReadsText,
@@ -91,9 +92,14 @@ export function statusTable(status: ProcessStatus, look: Look): string[] {
 }
 
 /** What became of a volume, below its row. */
-function noteLines({ resyncs, verification, firstError, lastError }: VolumeStatus, look: Look): string[] {
+function noteLines(volume: VolumeStatus, look: Look): string[] {
+  const { resyncs, verification, firstError, lastError } = volume;
   const resync = resyncs?.[0];
   const notes: Array<[text: string, color: Color]> = [];
+  const failover = failoverText(volume.failoverTo);
+  if (failover !== undefined) {
+    notes.push([`a failover now gives: ${failover}`, volume.failoverTo ? 'dim' : 'red']);
+  }
   if (resync) {
     const title = resync.outcome === 'running' ? 'resync' : 'last resync';
     notes.push([`${title}: ${resyncText(resync)}`, 'dim']);
@@ -141,6 +147,9 @@ export function statusLine(volume: VolumeStatus): string {
     `acked=${countText(volume.ackedSequence)}`,
     `lag=${durationText(volume.lagMs)}`,
     ...(volume.lagHistory ? [`lag1m=${lagFiguresText(volume.lagHistory.lastMinute)}`] : []),
+    ...(volume.failoverTo === undefined
+      ? []
+      : [`failover=${failoverText(volume.failoverTo)!.replaceAll(' ', '_')}`]),
     ...(hubs.length > 1 ? [`hubs=${hubs.map((at) => `${printable(at.hub)}:${at.state}`).join(',')}`] : []),
   ];
   const figures = fields.map((field) => field.replace(/(\d) (\w)/g, '$1$2')).join(' ');

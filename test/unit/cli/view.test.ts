@@ -56,6 +56,34 @@ describe('terminal', () => {
   });
 });
 
+describe('what a failover would give', () => {
+  const table = (failoverTo: VolumeStatus['failoverTo']): string | undefined =>
+    statusTable(
+      sampleStatus([sampleVolume(failoverTo === undefined ? {} : { failoverTo })], { role: 'hub' }),
+      plain,
+    ).find((line) => line.includes('failover'));
+  const timeMs = Date.parse('2030-01-02T03:04:05.006Z');
+
+  it.each([
+    [{ by: 'replica', timeMs, sequence: 7, isExact: true }, '2030-01-02T03:04:05.006Z'],
+    [{ by: 'recover', timeMs, sequence: 7, isExact: true }, '2030-01-02T03:04:05.006Z by `repagent recover`'],
+    [
+      { by: 'replica', timeMs, sequence: 7, isExact: false },
+      '2030-01-02T03:04:05.006Z or a little later, in part',
+    ],
+    [{ by: 'replica', timeMs: null, sequence: null, isExact: false }, 'unknown'],
+    [null, 'none'],
+  ] as const)('%j', (failoverTo, text) => {
+    expect(table(failoverTo)).toBe(`  a failover now gives: ${text}`);
+    expect(statusLine(sampleVolume({ failoverTo }))).toContain(`failover=${text.replaceAll(' ', '_')}`);
+  });
+
+  it('is not shown where nobody tells it', () => {
+    expect(table(undefined)).toBeUndefined();
+    expect(statusLine(sampleVolume())).not.toContain('failover');
+  });
+});
+
 describe('figures', () => {
   it('say unknown, never 0', () => {
     for (const value of [null, undefined, Number.NaN, Number.POSITIVE_INFINITY]) {
