@@ -14,7 +14,7 @@ import type { ImageLook } from './replica-record.ts';
 import type { ReplicaStore, UndoStatus } from './replica-store.ts';
 import type { UndoPlace } from './undo-file.ts';
 import { imageName, peekUndo } from './undo-reader.ts';
-import { UndoStore, type WhenUndoFull } from './undo-store.ts';
+import { type UndoNote, UndoStore, type WhenUndoFull } from './undo-store.ts';
 
 /** No name of a volume becomes one that ends so. */
 const RECORD_SUFFIX = '%record';
@@ -113,7 +113,10 @@ export class Catalog {
   /** What there is to go back with, as far as a look tells that opens nothing. */
   async peekUndo(place: ReplicaPlace): Promise<UndoStatus | undefined> {
     const undo = this.undoPlace(place);
-    return undo && peekUndo(undo, await this.#imageOf(place));
+    if (!undo) return undefined;
+    const record = await this.recordPlace(place).load();
+    const undoId = record && record !== 'damaged' ? record.undoId : null;
+    return peekUndo(undo, await this.#imageOf(place), undoId);
   }
 
   /** How the image of a place looks now. @param durably it won't look older than that after a power failure */
@@ -126,9 +129,15 @@ export class Catalog {
    * @param sizeBytes the volume's
    * @param grows the volume grew since it was replicated last: an image that is smaller is made larger. One in the
    *   folder always is, since nobody else has a say in its size
+   * @param note where it is kept that the image can't do without its undo log; nowhere unless given
    * @throws OperationError: missing, another size, in use by another volume, storage errors
    */
-  async openStore(place: ReplicaPlace, sizeBytes: number, grows = false): Promise<ReplicaStore> {
+  async openStore(
+    place: ReplicaPlace,
+    sizeBytes: number,
+    grows = false,
+    note?: UndoNote,
+  ): Promise<ReplicaStore> {
     const { images } = this.#options;
     let identity = place.isPaired ? await this.#identifyPair(place) : await images.identify(place.path);
     let store: ReplicaStore;
@@ -144,20 +153,21 @@ export class Catalog {
       if (identity !== undefined) await this.#claim(place, identity);
       if (store.sizeBytes < sizeBytes && (grows || !place.isPaired)) await store.grow(sizeBytes);
       if (store.sizeBytes !== sizeBytes) throw wrongSize(place, sizeBytes, store.sizeBytes, identity);
-      return await this.#withUndo(place, store);
+      return await this.#withUndo(place, store, note);
     } catch (error) {
       await store.close().catch(() => undefined);
       throw error;
     }
   }
 
-  async #withUndo(place: ReplicaPlace, store: ReplicaStore): Promise<ReplicaStore> {
+  async #withUndo(place: ReplicaPlace, store: ReplicaStore, note?: UndoNote): Promise<ReplicaStore> {
     const undo = this.undoPlace(place);
     if (!undo) return store;
     const { volumeName } = place;
     const record = await this.recordPlace(place).load();
     return UndoStore.open(store, {
       place: undo,
+      note: note ?? { logId: null, keep: async () => {} },
       image: await this.#imageOf(place),
       volumeName,
       isOutdated: (point) => record !== undefined && record !== 'damaged' && isOutdated(point, record),

@@ -155,7 +155,7 @@ class RunningHub implements Hub, SessionHost {
   async addPairs(sizes: ReadonlyMap<string, number>): Promise<void> {
     for (const place of this.#catalog.pairs) {
       const replica = this.#addReplica(place, sizes.get(place.key));
-      replica.undoAtStart = await this.#catalog.peekUndo(place);
+      replica.content.undoSeen = await this.#catalog.peekUndo(place).catch(() => undefined);
       // Whoever begins hears what is wrong with it.
       await replica.memory.prepare().catch(() => undefined);
     }
@@ -261,7 +261,7 @@ class RunningHub implements Hub, SessionHost {
       key: place.key,
       volumeName: place.volumeName,
       sizeBytes,
-      openStore: (sizeBytes, grows) => this.#catalog.openStore(place, sizeBytes, grows),
+      openStore: (sizeBytes, grows, note) => this.#catalog.openStore(place, sizeBytes, grows, note),
       memory: (onRecorded) =>
         new ReplicaMemory({
           volumeName: place.volumeName,

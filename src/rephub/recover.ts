@@ -8,8 +8,8 @@ import type { RecordPlace } from './record-file.ts';
 import { isOutdated, type RecoveryPoint } from './recovery-point.ts';
 import type { ImageLook, ReplicaRecord } from './replica-record.ts';
 import type { UndoFile, UndoPlace } from './undo-file.ts';
-import { encodeState, STATE_OFFSET, type UndoBatch } from './undo-format.ts';
-import { imageName, readContent, type UndoContent, walkBatches } from './undo-reader.ts';
+import { BATCHES_OFFSET, encodeState, STATE_OFFSET, type UndoBatch } from './undo-format.ts';
+import { imageName, LOG_IS_GONE, readContent, type UndoContent, walkBatches } from './undo-reader.ts';
 import { CONFLICTS, judgeImage } from './verdict.ts';
 
 /** The image, as far as a recovery needs it. */
@@ -65,6 +65,11 @@ async function asItIs(options: RecoverOptions, record: ReplicaRecord | undefined
     );
   }
   checkImage(path, record, await options.look(false));
+  if (record.undoId !== null) {
+    throw new OperationError(`${path} can't be put back: ${LOG_IS_GONE}`, {
+      hint: `put back ${options.undo.path} if you still have it; or start the hub and its agent, and wait until the volume is protected`,
+    });
+  }
   const { point } = record;
   if (!point) {
     throw new OperationError(`${path} holds no state of its volume: it never was complete, or was given up`, {
@@ -100,10 +105,14 @@ async function putBack(
   await file.sync();
   await walk((batch, payload) => writeBack(image, batch, payload));
   await image.flush();
+  // What was put back is durable, and makes room for the record where the disk is full.
+  await file.truncate(BATCHES_OFFSET);
+  await file.sync();
   if (record) {
     const now = (await options.look(true)) ?? record.image;
     const { point } = head;
-    await options.record.save({ ...record, image: now, point, isClean: true, writtenAtMs: Date.now() });
+    const writtenAtMs = Date.now();
+    await options.record.save({ ...record, image: now, point, undoId: null, isClean: true, writtenAtMs });
   }
   await undo.remove();
   options.logger.info({ path, point: head.point, bytes }, 'the image was put back');

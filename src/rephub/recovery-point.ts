@@ -14,6 +14,16 @@ export interface RecoveryPoint {
 /** An image of which nothing is known but that it was there. */
 export const UNKNOWN_POINT: RecoveryPoint = { generation: 0, sequence: null, timeMs: null, isExact: false };
 
+/** Whether a point is what a verification left: known to differ from the volume, and not at any position. */
+export function isStrange(point: RecoveryPoint | null): boolean {
+  return point !== null && point.generation === 0 && point.sequence === null;
+}
+
+/** The same, and maybe parts of what came after it. */
+export function inexactly(point: RecoveryPoint | null | undefined): RecoveryPoint | null {
+  return point ? { ...point, isExact: false } : null;
+}
+
 /** @param sequence without HELLO none: 0 or less @param timeUs as the stream has it; 0: unknown */
 export function pointAt(
   generation: number,

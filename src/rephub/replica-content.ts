@@ -5,10 +5,11 @@ import type { MaybePromise } from '../base/maybe.ts';
 import type { Mutation } from '../blockdev/mutation.ts';
 import { rangeDigest } from '../repwire/digest.ts';
 import type { RecoveryPoint } from './recovery-point.ts';
-import type { ReplicaStore, UndoStatus } from './replica-store.ts';
+import type { PointFate, ReplicaStore, UndoStatus } from './replica-store.ts';
 import { StoreLane } from './store-lane.ts';
 import { SyncEngine, type SyncTuning } from './sync-engine.ts';
 import type { SectorRange, SyncRead } from './sync-read.ts';
+import { UndoDamagedError } from './undo-reader.ts';
 import { splitZeroRuns } from './zero-runs.ts';
 
 export interface ContentEvents {
@@ -36,11 +37,15 @@ export interface ContentOptions {
 const FLUSH: Mutation = { kind: 'flush' };
 
 export class ReplicaContent {
+  /** What there is to go back with, as far as somebody looked who opened nothing. */
+  undoSeen: UndoStatus | undefined;
   readonly #options: ContentOptions;
   #engine: SyncEngine;
   #lane: StoreLane | undefined;
   #opening: Promise<unknown> = Promise.resolve();
   #closed = false;
+  /** The undo log was found damaged. */
+  #undoLost: UndoStatus | undefined;
 
   constructor(options: ContentOptions) {
     this.#options = options;
@@ -73,7 +78,12 @@ export class ReplicaContent {
 
   /** What there is to go back with; undefined: nothing is kept, or not known yet. */
   get undo(): UndoStatus | undefined {
-    return this.#lane?.undo;
+    return this.#undoLost ?? this.#lane?.undo ?? this.undoSeen;
+  }
+
+  /** What became of `point` when the store failed. */
+  get pointFate(): PointFate {
+    return this.#lane?.pointFate ?? 'left';
   }
 
   /** What is stored is no state of the volume, or was none until the next commit: nothing is promised of it. */
@@ -218,12 +228,12 @@ export class ReplicaContent {
       await this.#lane?.idle();
       if (this.isOpen) return false;
     }
-    const { openStore, tuning, gatherMs, events } = this.#options;
+    const { tuning, gatherMs, events } = this.#options;
     // Of a lane that failed everything in doubt is unread already; of a volume with a new size everything is, unless
     // it grows from what was stored well.
     if (grows) await this.#lane?.idle();
     const wasClosed = await closedWell(this.#lane);
-    const store = await openStore(sizeBytes, grows);
+    const store = await this.#openStore(sizeBytes, grows);
     const keeps = grows && wasClosed && sizeBytes > this.#engine.sizeBytes;
     if (keeps) this.#engine.grow(sizeBytes);
     const isNew = sizeBytes !== this.#engine.sizeBytes;
@@ -242,6 +252,17 @@ export class ReplicaContent {
     });
     this.#lane = lane;
     return isNew;
+  }
+
+  async #openStore(sizeBytes: number, grows: boolean): Promise<ReplicaStore> {
+    try {
+      const store = await this.#options.openStore(sizeBytes, grows);
+      this.#undoLost = undefined;
+      return store;
+    } catch (error) {
+      if (error instanceof UndoDamagedError) this.#undoLost = { state: 'givenUp', reason: error.message };
+      throw error;
+    }
   }
 
   #failed(lane: StoreLane, error: unknown): void {

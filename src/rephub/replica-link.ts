@@ -22,6 +22,8 @@ export interface ReplicaLink {
   recorded(replica: Replica, position: Omit<Recorded, 'kind' | 'volumeId'>): void;
   /** There may be something to read. */
   wake(replica: Replica): void;
+  /** Ends the connection: its agent has to begin anew. */
+  end(reason: Error): void;
 }
 
 /** Whether both are the same life of one agent; nobody is the same as nobody. */

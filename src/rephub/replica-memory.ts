@@ -6,9 +6,10 @@ import type { Logger } from '../base/log.ts';
 import type { ResyncReason } from '../base/resync-reason.ts';
 import type { Claim, Recorded, StartPairing } from '../repwire/messages.ts';
 import type { RecordPlace } from './record-file.ts';
-import { pointAt, type RecoveryPoint, UNKNOWN_POINT } from './recovery-point.ts';
+import { inexactly, pointAt, type RecoveryPoint, UNKNOWN_POINT } from './recovery-point.ts';
 import type { AgentIdentity } from './replica-link.ts';
-import type { ImageLook, ReplicaRecord } from './replica-record.ts';
+import { emptyRecord, type ImageLook, type ReplicaRecord } from './replica-record.ts';
+import type { UndoNote } from './undo-store.ts';
 import { type Conflict, judge, type Verdict } from './verdict.ts';
 
 /** From one record of a position to the next, ms. */
@@ -76,15 +77,40 @@ export class ReplicaMemory {
   #isRecording = false;
   #isClosed = false;
   #point: RecoveryPoint | null = null;
+  /** What the commit under way makes durable, if that is a state of the volume. */
+  #settling: RecoveryPoint | null = null;
+  /** Of an image that has no record yet. */
+  #undoId: string | null = null;
 
   constructor(options: ReplicaMemoryOptions) {
     this.#options = options;
   }
 
-  /** Looks at the image before it is opened. @throws OperationError */
-  async prepare(): Promise<void> {
-    if (!this.#isLoaded || !this.#isWatched) await this.#load();
+  /**
+   * Looks at the image before it is opened.
+   * @returns whether it was put back, or given another record, since the hub had it: what was known of it is void
+   * @throws OperationError
+   */
+  async prepare(): Promise<boolean> {
+    const isOther = !this.#isLoaded || !this.#isWatched ? await this.#load() : false;
     if (!this.#isWatched) this.#look = await this.#options.look(false);
+    return isOther;
+  }
+
+  /** Which undo log the image can't do without. */
+  get undoNote(): UndoNote {
+    const memory = this;
+    return {
+      get logId() {
+        return memory.#current?.undoId ?? memory.#undoId;
+      },
+      keep: (logId) => memory.#keepUndo(logId),
+    };
+  }
+
+  /** A commit begins whose end makes durable what the image holds: everything up to `sequence`. */
+  settles(sequence: number, timeUs: number): void {
+    this.#settling = pointAt(this.#current?.generation ?? 0, sequence, timeUs, false);
   }
 
   /** The last state of the volume that the image was seen to hold. */
@@ -96,6 +122,19 @@ export class ReplicaMemory {
   passed(sequence: number, timeUs: number, isExact: boolean): RecoveryPoint {
     this.#point = pointAt(this.#current?.generation ?? 0, sequence, timeUs, isExact);
     return this.#point;
+  }
+
+  /** The image holds everything up to `sequence`, or, without one, what was recorded; and parts of what came after. */
+  durable(sequence: number, timeUs: number): RecoveryPoint | null {
+    if (sequence > 0) return this.passed(sequence, timeUs, false);
+    this.#point = inexactly(this.#current?.point);
+    return this.#point;
+  }
+
+  /** The image holds no state of the volume, nor can be put back to one. */
+  lost(): null {
+    this.#point = null;
+    return null;
   }
 
   /** The image holds what nobody can name. */
@@ -111,6 +150,7 @@ export class ReplicaMemory {
 
   /**
    * An agent is about to begin; the image is open. Its attachment is recorded before this answers.
+   * @param isDurable everything that the image holds is
    * @throws OperationError when it must not
    */
   async begin(
@@ -118,6 +158,7 @@ export class ReplicaMemory {
     vmName: string,
     sizeBytes: number,
     claim?: Claim,
+    isDurable = true,
   ): Promise<Beginning> {
     const agentId = agent?.id ?? null;
     const record = this.#record;
@@ -134,7 +175,8 @@ export class ReplicaMemory {
     this.#timer = undefined;
     const isReplaced = image && before?.image && image.identity !== before.image.identity;
     const point = isReplaced && verdict.kind === 'new' ? null : this.#point;
-    await this.#update(() => ({
+    const recorded = isDurable || !point ? point : inexactly(before?.point);
+    await this.#update((now) => ({
       ...emptyRecord(this.#options.volumeName),
       vmName,
       sizeBytes,
@@ -146,7 +188,8 @@ export class ReplicaMemory {
       isConfirmed: false,
       isComplete: before?.isComplete === true && verdict.kind === 'recall',
       verifiedAtMs: verdict.kind === 'new' ? 0 : (before?.verifiedAtMs ?? 0),
-      point,
+      point: recorded,
+      undoId: now?.undoId ?? this.#undoId,
     }));
     this.#point = point;
     this.#isWatched = true;
@@ -233,8 +276,9 @@ export class ReplicaMemory {
     const chosen = agentId ?? open?.agentId ?? this.#current?.agentId ?? null;
     const base = this.#current ?? emptyRecord(volumeName);
     // An image that others changed is no state of the volume: whoever chooses the agent gives it up.
-    if (use === 'agent' && open && STRANGE_IMAGE.has(open.conflict)) this.#point = null;
-    const point = this.#point;
+    const isStrange = use === 'agent' && open !== undefined && STRANGE_IMAGE.has(open.conflict);
+    if (isStrange) this.#point = null;
+    const point = isStrange ? null : base.point;
     await this.#update(() =>
       use === 'replica'
         ? { ...base, isHeld: true }
@@ -260,17 +304,34 @@ export class ReplicaMemory {
     clearInterval(this.#follow);
     // A replica that nobody attached to stays as it was recorded.
     if (!this.#current || !this.#isWatched) return;
-    const passed = isImageWhole && isConsistent ? { point: this.#point } : {};
-    await this.#update((now) => ({ ...now!, ...passed, isClean: isImageWhole }));
+    const isExact = isImageWhole && isConsistent;
+    await this.#update((now) => ({
+      ...now!,
+      point: isExact ? this.#point : inexactly(now!.point),
+      isClean: isImageWhole,
+    }));
   }
 
-  /** While nobody replicates, a recovery of the image may have changed its record. */
-  async #load(): Promise<void> {
+  /** While the hub does not have the image, a recovery may have changed its record. @returns whether it has */
+  async #load(): Promise<boolean> {
+    await this.#writing;
     const before = this.#current;
     this.#record = await this.#options.place.load();
-    const isKnown = this.#isLoaded && before?.writtenAtMs === this.#current?.writtenAtMs;
+    const now = this.#current;
+    const isSame = before?.writtenAtMs === now?.writtenAtMs && before?.undoId === now?.undoId;
+    const isOther = this.#isLoaded && !isSame;
+    if (!this.#isLoaded || isOther) this.#point = recordedPoint(now);
     this.#isLoaded = true;
-    if (!isKnown) this.#point = recordedPoint(this.#current);
+    return isOther;
+  }
+
+  /** @throws OperationError */
+  async #keepUndo(logId: string | null): Promise<void> {
+    this.#undoId = logId;
+    if (!this.#current) return;
+    // What was overwritten is a state of the volume again: that one, whatever there was before.
+    const point = logId === null ? this.#settling : undefined;
+    await this.#update((now) => ({ ...now!, ...(point && { point }), undoId: logId }));
   }
 
   get #current(): ReplicaRecord | undefined {
@@ -378,27 +439,4 @@ function pairingOf(verdict: Exclude<Verdict, { kind: 'refuse' }>, before: Replic
   if (verdict.kind === 'recall') return before!.pairing;
   if (verdict.kind === 'compare' && verdict.pairing !== 0n) return verdict.pairing;
   return randomBytes(8).readBigUInt64LE() || 1n;
-}
-
-function emptyRecord(volumeName: string): ReplicaRecord {
-  return {
-    vmName: '',
-    volumeName,
-    sizeBytes: 0,
-    agentId: null,
-    pairing: 0n,
-    generation: 0,
-    previousPairing: 0n,
-    previousGeneration: 0,
-    isConfirmed: true,
-    sequence: 0,
-    previousSequence: 0,
-    isComplete: false,
-    point: null,
-    image: null,
-    isClean: false,
-    writtenAtMs: 0,
-    isChosen: false,
-    isHeld: false,
-  };
 }

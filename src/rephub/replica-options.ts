@@ -3,6 +3,7 @@ import type { Logger } from '../base/log.ts';
 import type { HubTuning } from './hub-tuning.ts';
 import type { ReplicaMemory, ReplicaMemoryOptions } from './replica-memory.ts';
 import type { ReplicaStore } from './replica-store.ts';
+import type { UndoNote } from './undo-store.ts';
 
 export interface ReplicaOptions {
   readonly key: string;
@@ -10,7 +11,7 @@ export interface ReplicaOptions {
   /** What its image has at the start, bytes; 0 when that is not known yet. */
   readonly sizeBytes?: number | undefined;
   /** @throws OperationError @param grows the image that is there may be smaller, and is made larger */
-  readonly openStore: (sizeBytes: number, grows: boolean) => Promise<ReplicaStore>;
+  readonly openStore: (sizeBytes: number, grows: boolean, note: UndoNote) => Promise<ReplicaStore>;
   readonly memory: (onRecorded: ReplicaMemoryOptions['onRecorded']) => ReplicaMemory;
   readonly tuning: HubTuning;
   readonly logger: Logger;

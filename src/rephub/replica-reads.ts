@@ -2,7 +2,10 @@
 // knows what the replica lacks, nor take an answer for more than the engine says it is worth.
 import { andThen, type MaybePromise } from '../base/maybe.ts';
 import type { ResyncLog } from '../base/resync-log.ts';
+import type { HubTuning } from './hub-tuning.ts';
 import type { ReplicaContent } from './replica-content.ts';
+import { whatIsStuck } from './replica-states.ts';
+import { RetryTimer } from './retry-timer.ts';
 import type { SyncMeter } from './sync-meter.ts';
 import type { SectorRange, SyncRead } from './sync-read.ts';
 
@@ -10,17 +13,44 @@ export interface ReplicaReadsOptions {
   readonly content: ReplicaContent;
   readonly meter: SyncMeter;
   readonly resyncs: ResyncLog;
+  readonly tuning: Pick<HubTuning, 'retryFirstMs' | 'retryLongestMs'>;
   /** Whether the agent has said what the replica lacks, and it can be stored. */
   readonly mayAsk: () => boolean;
   /** Something was stored, or is known not to be missing. */
   readonly applied: () => void;
+  /** There may be something to read. */
+  readonly wake: () => void;
 }
 
 export class ReplicaReads {
   readonly #options: ReplicaReadsOptions;
+  readonly #again: RetryTimer;
 
   constructor(options: ReplicaReadsOptions) {
     this.#options = options;
+    const { retryFirstMs, retryLongestMs } = options.tuning;
+    this.#again = new RetryTimer(retryFirstMs, retryLongestMs, () => {
+      options.content.engine.retryDeferred();
+      options.wake();
+    });
+  }
+
+  /** What the agent could not read is asked for again after a while. @returns what is wrong, when that is news */
+  retryStuck(): string | undefined {
+    const { engine } = this.#options.content;
+    if (!engine.isStuck || this.#again.isSet) return undefined;
+    this.#again.start();
+    return whatIsStuck(engine.remainingBytes, engine.firstDeferredOffset);
+  }
+
+  /** Nothing is asked for again by itself. */
+  stop(): void {
+    this.#again.stop();
+  }
+
+  /** All was read. */
+  reset(): void {
+    this.#again.reset();
   }
 
   /** Takes the next range to ask the agent a digest of, if there is any now. */

@@ -37,6 +37,8 @@ export interface ReplicaRecord {
   readonly isComplete: boolean;
   /** The last state of the volume that the image was known to hold; what an undo log says comes before this. */
   readonly point: RecoveryPoint | null;
+  /** The undo log without which the image is no state of its volume; null: it can do without. */
+  readonly undoId: string | null;
   readonly image: ImageLook | null;
   /** The hub closed the image in order: it must look exactly as it is said here. */
   readonly isClean: boolean;
@@ -48,6 +50,31 @@ export interface ReplicaRecord {
   readonly isChosen: boolean;
   /** An operator chose to keep the replica as it is. */
   readonly isHeld: boolean;
+}
+
+/** Of a volume of which nothing is known. */
+export function emptyRecord(volumeName: string): ReplicaRecord {
+  return {
+    vmName: '',
+    volumeName,
+    sizeBytes: 0,
+    agentId: null,
+    pairing: 0n,
+    generation: 0,
+    previousPairing: 0n,
+    previousGeneration: 0,
+    isConfirmed: true,
+    sequence: 0,
+    previousSequence: 0,
+    isComplete: false,
+    point: null,
+    undoId: null,
+    image: null,
+    isClean: false,
+    writtenAtMs: 0,
+    isChosen: false,
+    isHeld: false,
+  };
 }
 
 /** As it stands in the file. */
@@ -77,10 +104,11 @@ export function decodeRecord(text: string): ReplicaRecord | undefined {
     if (version !== VERSION) return undefined;
     const pairing = BigInt(`0x${rest.pairing}`);
     const { previousPairing } = rest;
-    // The first of these records had neither: the pairing is taken for the same, and no point is known.
+    // The first of these records had none of these: the pairing is taken for the same, and no point is known.
     return {
       ...rest,
       point: rest.point ?? null,
+      undoId: rest.undoId ?? null,
       pairing,
       previousPairing: previousPairing === undefined ? pairing : BigInt(`0x${previousPairing}`),
     };

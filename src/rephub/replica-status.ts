@@ -66,7 +66,7 @@ export function refusedStatus(
 
 function failoverTo(replica: Replica): FailoverTo | null {
   const { content, memory } = replica;
-  const undo = content.undo ?? replica.undoAtStart;
+  const { undo } = content;
   if (undo?.state === 'givenUp') return null;
   if (undo?.state === 'open') return pointTo('recover', undo.point);
   if (replica.link && replica.isConsistent) return nowTo(replica);

@@ -9,6 +9,12 @@ export type UndoStatus =
   | { readonly state: 'open'; readonly point: RecoveryPoint; readonly bytes: number }
   | { readonly state: 'givenUp'; readonly reason: string };
 
+/**
+ * What a store that failed says of a point. `kept`: what is stored is that still, or can be put back to it. `left`: it
+ * isn't, and can't. `unsure`: nothing was stored that is not of it, but what led to it may not all be durable.
+ */
+export type PointFate = 'kept' | 'left' | 'unsure';
+
 export interface ReplicaStore {
   readonly sizeBytes: number;
   /**
@@ -27,6 +33,8 @@ export interface ReplicaStore {
   commit(settles?: boolean): Promise<void>;
   /** What there is to go back with; undefined: a store that keeps nothing. */
   readonly undo?: UndoStatus | undefined;
+  /** What became of a point that was given with a batch, or is about to be; undefined: a store that keeps nothing. */
+  fateOf?(point: RecoveryPoint): PointFate;
   /** Fills all of `target` with what was appended so far. */
   read(offset: number, target: Buffer): MaybePromise<void>;
   /** Makes it larger, durably; what is new reads as zeroes. @throws BlockError or OperationError when it can't */

@@ -13,15 +13,7 @@ import type { AgentIdentity, ReplicaLink } from './replica-link.ts';
 import type { Beginning, ReplicaMemory } from './replica-memory.ts';
 import type { ReplicaOptions } from './replica-options.ts';
 import { ReplicaReads } from './replica-reads.ts';
-import {
-  isSyncing,
-  logChange,
-  nextState,
-  type ReplicaEvent,
-  whatIsLeft,
-  whatIsStuck,
-} from './replica-states.ts';
-import type { UndoStatus } from './replica-store.ts';
+import { isSyncing, logChange, nextState, type ReplicaEvent, whatIsLeft } from './replica-states.ts';
 import { RetryTimer } from './retry-timer.ts';
 import { StreamStanding } from './stream-standing.ts';
 import type { SyncEngine } from './sync-engine.ts';
@@ -36,19 +28,16 @@ export class Replica {
   wasProtected = false;
   /** Whether its last agent shut down with the replica complete. */
   isFinished = false;
-  /** What there was to go back with when the hub began. */
-  undoAtStart: UndoStatus | undefined;
   /** Who may attach: a connection that has begun to start the volume. */
   claimant: unknown;
   readonly meter = new SyncMeter();
   readonly history: ReplicaHistory;
   readonly memory: ReplicaMemory;
+  readonly content: ReplicaContent;
   readonly reads: ReplicaReads;
   readonly #options: ReplicaOptions;
-  readonly #content: ReplicaContent;
   readonly #ledger = new CommitLedger();
   readonly #heal: RetryTimer;
-  readonly #rereads: RetryTimer;
   #state: VolumeState = 'unprotected';
   #link: ReplicaLink | undefined;
   /** The agent that the replica and its unread ranges are relative to. */
@@ -63,30 +52,28 @@ export class Replica {
     this.#options = options;
     this.history = new ReplicaHistory(options.logger, () => ({ volume: this.volumeName, vm: this.vmName }));
     const { sync, gatherMs, syncGatherMs, retryFirstMs, retryLongestMs } = options.tuning;
-    this.#content = new ReplicaContent({
+    this.content = new ReplicaContent({
       sizeBytes: options.sizeBytes ?? 0,
       tuning: sync,
       gatherMs: () => (isSyncing(this.#state) ? syncGatherMs : gatherMs),
-      openStore: options.openStore,
+      openStore: (sizeBytes, grows) => options.openStore(sizeBytes, grows, this.memory.undoNote),
       events: {
         commitBegins: () => this.#commitBegins(),
         committed: () => this.#committed(),
-        storeFails: () => this.#leave(this.#ackedSequence, false),
+        storeFails: () => this.#storeFails(),
         storeFailed: (error) => this.#storeFailed(error),
       },
     });
     this.reads = new ReplicaReads({
-      content: this.#content,
+      content: this.content,
       meter: this.meter,
       resyncs: this.history.resyncs,
+      tuning: options.tuning,
       mayAsk: () => this.#link !== undefined && !this.awaitsDirty && this.#state !== 'failed',
       applied: () => this.#applied(),
+      wake: () => this.#link?.wake(this),
     });
     this.#heal = new RetryTimer(retryFirstMs, retryLongestMs, () => void this.#tryHeal());
-    this.#rereads = new RetryTimer(retryFirstMs, retryLongestMs, () => {
-      this.engine.retryDeferred();
-      this.#link?.wake(this);
-    });
   }
 
   get state(): VolumeState {
@@ -98,7 +85,7 @@ export class Replica {
   }
 
   get engine(): SyncEngine {
-    return this.#content.engine;
+    return this.content.engine;
   }
 
   /** Undefined: no agent is attached. */
@@ -122,23 +109,23 @@ export class Replica {
     return this.#ledger.oldestUs;
   }
 
-  get content(): ReplicaContent {
-    return this.#content;
-  }
-
   /**
    * Opens the replica's store for a volume of `sizeBytes` unless it is open.
    * @param agent who reports that size: a volume that it replicated before may have grown since
+   * @returns whether what an agent knows of the replica is void
    * @throws OperationError, also kept as `lastError`
    */
-  async prepare(sizeBytes: number, agent: AgentIdentity | null = null): Promise<void> {
+  async prepare(sizeBytes: number, agent: AgentIdentity | null = null): Promise<boolean> {
     assert(!this.#link || sizeBytes === this.sizeBytes, 'a replica at work keeps its size');
     const grows = sizeBytes > this.sizeBytes && this.remembers(agent);
     try {
-      if (!this.#content.isOpen) this.memory.released();
-      await this.memory.prepare();
-      // What an agent knows of a replica is void with another size, unless it only grew.
-      if (await this.#content.open(sizeBytes, grows)) this.#standing.forget();
+      if (!this.content.isOpen) this.memory.released();
+      const wasPutBack = await this.memory.prepare();
+      // With another size it is void, unless that only grew.
+      const isVoid = (await this.content.open(sizeBytes, grows)) || wasPutBack;
+      if (isVoid) this.#standing.forget();
+      if (wasPutBack) this.content.guard(null);
+      return isVoid;
     } catch (error) {
       this.#ending = false;
       this.#enter('storeFailed', errorMessage(error));
@@ -164,10 +151,10 @@ export class Replica {
    * @returns the sequence up to which the replica holds itself responsible, or null: it starts from nothing
    */
   attach(link: ReplicaLink, vmName: string, beginning?: Beginning): number | null {
-    assert(!this.#link && this.#content.isOpen, 'attach needs an open replica without a connection');
+    assert(!this.#link && this.content.isOpen, 'attach needs an open replica without a connection');
     const resumes = this.remembers(link.agent);
-    if (!resumes) this.#content.guard(beginning?.point ?? null);
-    else if (this.isConsistent) this.#content.guard(this.memory.point);
+    if (!resumes) this.content.guard(beginning?.point ?? null);
+    else if (this.isConsistent || !this.content.isGuarded) this.content.guard(this.memory.point);
     // The commit that the last agent's goodbye waits for is still under way: the goodbye comes to nothing.
     if (this.#ending) this.#enter('linkLost');
     // That commit settles and acknowledges nothing of what comes now.
@@ -211,35 +198,35 @@ export class Replica {
     this.memory.detached();
     this.engine.dropReads();
     this.#heal.stop();
-    this.#rereads.stop();
+    this.reads.stop();
     if (graceful && isWhole) {
       this.#ending = true;
-      this.#content.requestCommit(true);
+      this.content.requestCommit(true);
       return;
     }
     this.#enter(
       'linkLost',
       this.#state === 'failed' ? this.lastError : whatIsLeft(graceful, reason, isWhole, received),
     );
-    this.#content.requestCommit(true);
+    this.content.requestCommit(true);
   }
 
   /** The stream's entry writes. Data is lent until the `apply` that follows was answered. */
   write(offset: number, data: Buffer, timeUs: number): void {
     this.#ledger.note(timeUs);
-    this.#content.write(offset, data);
+    this.content.write(offset, data);
   }
 
   /** The stream's entry makes the range zero. */
   zero(offset: number, length: number, trim: boolean, timeUs: number): void {
     this.#ledger.note(timeUs);
-    this.#content.zero(offset, length, trim);
+    this.content.zero(offset, length, trim);
   }
 
   /** The stream's entry is the guest's flush. */
   flush(timeUs: number): void {
     this.#ledger.note(timeUs);
-    this.#content.flush();
+    this.content.flush();
   }
 
   /** The stream's entry is a change that failed at the agent: what is there now has to be looked at. */
@@ -271,7 +258,7 @@ export class Replica {
 
   /** Stores what came since the last call. Answers when it is stored; failures become the replica's state. */
   apply(): MaybePromise<void> {
-    return andThen(this.#content.apply(), () => this.#applied());
+    return andThen(this.content.apply(), () => this.#applied());
   }
 
   /** The stream went on, maybe by changes of other volumes. Called after everything taken in was applied. */
@@ -282,14 +269,14 @@ export class Replica {
   /** Acknowledges a position that the stream reached by other volumes' changes alone. */
   refreshAck(): void {
     const isBehind = this.#state === 'protected' && this.receivedSequence > this.#ackedSequence;
-    if (isBehind && this.#content.isDurable) this.#content.requestCommit();
+    if (isBehind && this.content.isDurable) this.content.requestCommit();
   }
 
   /** A verification found ranges that differ: it was no state of the volume, and they are read anew. */
   repair(ranges: Iterable<DiskRange>): void {
     this.history.because({ reason: 'verification', detail: null });
     this.#ledger.unsettle();
-    this.#content.guard(this.memory.strange());
+    this.content.guard(this.memory.strange());
     for (const { offset, length } of ranges) this.engine.markUnread(offset, length);
     this.#react();
   }
@@ -305,17 +292,17 @@ export class Replica {
 
   /** Whether the range equals the agent's disk at the stream's position, so that digests can be compared. */
   isComparable(offset: number, length: number): boolean {
-    return this.#state === 'protected' && this.#content.isIdle && !this.engine.isUnread(offset, length);
+    return this.#state === 'protected' && this.content.isIdle && !this.engine.isUnread(offset, length);
   }
 
   /** Waits for what is in flight, makes it durable, and lets go. Idempotent. @throws what the store's close threw */
   async close(): Promise<void> {
     this.#heal.stop();
-    this.#rereads.stop();
+    this.reads.stop();
     const { isConsistent } = this;
     let isWhole = false;
     try {
-      await this.#content.close();
+      await this.content.close();
       isWhole = true;
     } finally {
       await this.memory.close(isWhole, isConsistent);
@@ -324,7 +311,7 @@ export class Replica {
 
   #applied(): void {
     this.#react();
-    this.#content.requestCommit();
+    this.content.requestCommit();
   }
 
   /** What was taken in is a state of the volume: nothing is unread, and the stream has passed all that was read. */
@@ -335,10 +322,10 @@ export class Replica {
   }
 
   /** The replica, which holds everything up to `sequence`, stops being a state of the volume with what comes next. */
-  #leave(sequence: number, isExact = true): void {
-    if (!this.isConsistent || (!isExact && this.#content.isGuarded)) return;
+  #leave(sequence: number): void {
+    if (!this.isConsistent) return;
     this.#ledger.unsettle();
-    this.#content.guard(this.memory.passed(sequence, this.#ledger.madeUs(isExact), isExact));
+    this.content.guard(this.memory.passed(sequence, this.#ledger.madeUs(true), true));
   }
 
   /** Takes the steps that have become possible. */
@@ -354,20 +341,21 @@ export class Replica {
       this.#enter('moreToRead');
       this.#readOn();
     }
-    if (this.#state === 'converging' && this.isConsistent) this.#content.requestCommit(true);
+    if (this.#state === 'converging' && this.isConsistent) this.content.requestCommit(true);
   }
 
   #readOn(): void {
-    if (this.engine.isStuck && !this.#rereads.isSet) {
-      this.lastError = whatIsStuck(this.engine.remainingBytes, this.engine.firstDeferredOffset);
-      this.#options.logger.warn({ volume: this.volumeName }, this.lastError);
-      this.#rereads.start();
+    const stuck = this.reads.retryStuck();
+    if (stuck !== undefined) {
+      this.lastError = stuck;
+      this.#options.logger.warn({ volume: this.volumeName }, stuck);
     }
     this.#link?.wake(this);
   }
 
   #commitBegins(): boolean {
     const { isConsistent, receivedSequence: sequence } = this;
+    if (isConsistent) this.memory.settles(sequence, this.#ledger.madeUs(true));
     this.#ledger.begin({ sequence, settles: this.#state === 'converging' && isConsistent });
     return isConsistent;
   }
@@ -376,15 +364,15 @@ export class Replica {
     this.history.noteLag(this);
     const cover = this.#ledger.end();
     if (!cover) {
-      this.#content.requestCommit();
+      this.content.requestCommit();
       return;
     }
     // What may still be put back to an earlier point is not acknowledged.
-    const isSafe = this.#link && !this.#content.isGuarded;
+    const isSafe = this.#link && !this.content.isGuarded;
     if (cover.settles && isSafe && this.isConsistent) {
       this.wasProtected = true;
       this.#heal.reset();
-      this.#rereads.reset();
+      this.reads.reset();
       this.#ackedSequence = cover.sequence;
       this.memory.reached(cover.sequence, cover.timeUs);
       this.#enter('settled', null);
@@ -399,8 +387,8 @@ export class Replica {
 
   /** The agent is gone in order: once all is durable, the replica is what the volume was. */
   #finish(): void {
-    if (!this.#content.isDurable || this.#content.isGuarded) {
-      this.#content.requestCommit(true);
+    if (!this.content.isDurable || this.content.isGuarded) {
+      this.content.requestCommit(true);
       return;
     }
     this.#ending = false;
@@ -415,7 +403,18 @@ export class Replica {
     this.#options.onFinished?.();
   }
 
+  /** What was not durable may be gone; what a point that was left is worth now, the store knows. */
+  #storeFails(): void {
+    const { pointFate } = this.content;
+    if (pointFate === 'kept') return;
+    this.#ledger.unsettle();
+    const isLeft = pointFate === 'left';
+    const timeUs = this.#ledger.madeUs(false);
+    this.content.guard(isLeft ? this.memory.lost() : this.memory.durable(this.#ackedSequence, timeUs));
+  }
+
   #storeFailed(error: unknown): void {
+    this.memory.released();
     this.#ending = false;
     this.#ledger.forgetCover();
     this.#options.logger.error({ volume: this.volumeName, err: error }, 'the replica cannot be stored');
@@ -424,13 +423,11 @@ export class Replica {
   }
 
   async #tryHeal(): Promise<void> {
-    try {
-      await this.prepare(this.sizeBytes);
-    } catch {
-      if (this.#link) this.#heal.start();
-      return;
-    }
-    if (!this.#link || this.#state !== 'failed') return;
+    const isVoid = await this.prepare(this.sizeBytes).catch(() => undefined);
+    if (!this.#link) return;
+    if (isVoid === undefined) this.#heal.start();
+    else if (isVoid) this.#link.end(new Error('the replica was put back while the hub did not have it'));
+    if (isVoid !== false || this.#state !== 'failed') return;
     this.memory.regained();
     this.engine.beginRound();
     this.meter.start(performance.now());

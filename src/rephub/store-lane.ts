@@ -9,7 +9,7 @@ import type { MaybePromise } from '../base/maybe.ts';
 import type { Mutation } from '../blockdev/mutation.ts';
 import { GroupCommit } from './group-commit.ts';
 import type { RecoveryPoint } from './recovery-point.ts';
-import type { ReplicaStore, UndoStatus } from './replica-store.ts';
+import type { PointFate, ReplicaStore, UndoStatus } from './replica-store.ts';
 
 export interface LaneEvents {
   /**
@@ -53,6 +53,7 @@ export class StoreLane {
   #guards = 0;
   #settling = -1;
   #lastUndo: UndoStatus | undefined;
+  #lastFate: PointFate | undefined;
 
   /** @param store becomes the lane's */
   constructor(store: ReplicaStore, options: LaneOptions) {
@@ -100,6 +101,17 @@ export class StoreLane {
   /** What the store's content may have to be put back to; undefined once a commit has settled. */
   get point(): RecoveryPoint | null | undefined {
     return this.#point;
+  }
+
+  /** What became of `point`, where there is one. */
+  get pointFate(): PointFate {
+    const point = this.#point;
+    if (!this.#store) return this.#lastFate ?? 'left';
+    if (!point) return point === undefined ? 'unsure' : 'left';
+    const fate = this.#store.fateOf?.(point) ?? 'left';
+    // Nothing is in doubt: what was stored is durable.
+    const isDurable = this.#doubtful.count === 0 && this.#committing.count === 0;
+    return fate === 'unsure' && isDurable ? 'kept' : fate;
   }
 
   /** What was added until now is a state of the volume, `point`, and what is added from now on may not be. */
@@ -247,6 +259,7 @@ export class StoreLane {
     const store = this.#store;
     if (!store) return;
     this.#lastUndo = store.undo;
+    this.#lastFate = this.pointFate;
     this.#store = undefined;
     this.#commits.close();
     const appending = this.#appending;

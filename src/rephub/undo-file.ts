@@ -20,6 +20,7 @@ export interface UndoFile {
 export interface UndoPlace {
   /** For people. */
   readonly path: string;
+  /** Its name is durable when the call has answered; who gave it may have been killed before. */
   open(): Promise<UndoFile | undefined>;
   /** There is none. Durable, with its name, when the call has answered; otherwise there is none still. */
   create(content: Buffer): Promise<UndoFile>;
@@ -35,10 +36,18 @@ export function undoPlace(file: string): UndoPlace {
   return {
     path: file,
     open: async () => {
+      let opened: UndoFile;
       try {
-        return await openFile(file, 'r+');
+        opened = await openFile(file, 'r+');
       } catch (error) {
         if (errorCode(error) === 'ENOENT') return undefined;
+        throw error;
+      }
+      try {
+        await syncFolder(folder);
+        return opened;
+      } catch (error) {
+        await opened.close();
         throw error;
       }
     },

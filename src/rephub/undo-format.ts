@@ -19,6 +19,9 @@ export const BATCHES_OFFSET = 2 * BLOCK_BYTES;
 /** Most old bytes of one batch. */
 export const MAX_PAYLOAD_BYTES = 1 * MiB;
 
+/** A disk writes so much whole or not at all: the state is rewritten in place. */
+const SECTOR_BYTES = 512;
+
 export interface UndoHead {
   /** Random, 32 hexadecimal digits: tells this log's batches from any other's. */
   readonly id: string;
@@ -64,8 +67,12 @@ export function decodeHead(block: Buffer): UndoHead | undefined {
   return head?.version === VERSION ? head : undefined;
 }
 
+/** @param reason as much of it is kept as fits into a sector */
 export function encodeState(id: string, state: UndoState, reason: string): Buffer {
-  return encodeBlock({ id, state, reason: reason.slice(0, 1000) });
+  for (let length = Math.min(reason.length, SECTOR_BYTES); ; length -= 1) {
+    const block = encodeBlock({ id, state, reason: reason.slice(0, length) });
+    if (block.indexOf(10) < SECTOR_BYTES) return block;
+  }
 }
 
 /** @returns undefined when it is damaged, or another log's */

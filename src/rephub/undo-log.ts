@@ -5,7 +5,7 @@ import { randomBytes } from 'node:crypto';
 import { crc32 } from 'node:zlib';
 import { Bitmap } from '../base/bitmap.ts';
 import { BlockError, errorCode, errorMessage } from '../base/errors.ts';
-import { KiB } from '../base/limits.ts';
+import { KiB, MiB } from '../base/limits.ts';
 import type { MaybePromise } from '../base/maybe.ts';
 import { formatBytes } from '../base/size.ts';
 import { type Mutation, mutationRange } from '../blockdev/mutation.ts';
@@ -26,17 +26,23 @@ import {
   type UndoHead,
   type UndoState,
 } from './undo-format.ts';
-import { type UndoContent, walkBatches } from './undo-reader.ts';
+import { resumeBatches, type UndoContent } from './undo-reader.ts';
 import { isAllZero } from './zero-runs.ts';
 
 /** The smallest granule, and the most of them: a volume's map takes at most 32 MiB. */
 const MIN_GRANULE_BYTES = 4 * KiB;
 const MAX_GRANULES = 2 ** 28;
 
+/** Bytes of the log from one sync to the next: what has to be written anew by whoever goes on with it. */
+const MAX_GROUP_BYTES = 16 * MiB;
+
+/** Bytes that are looked through before others have their turn: of a range that is trimmed there may be very many. */
+const TURN_BYTES = 4 * MiB;
+
 export type ReadOld = (offset: number, target: Buffer) => MaybePromise<void>;
 
-/** There is no room for more old bytes. */
-export class UndoFullError extends BlockError {}
+/** Old bytes can't be kept: there is no room for them, or they can't be read. */
+export class NotKeptError extends BlockError {}
 
 export interface UndoLogOptions {
   readonly place: UndoPlace;
@@ -62,6 +68,7 @@ export class UndoLog {
   #groupStart = BATCHES_OFFSET;
   #entries: UndoEntry[] = [];
   #payloadBytes = 0;
+  #turnBytes = 0;
 
   private constructor(options: UndoLogOptions, file: UndoFile, content: UndoContent, sizeBytes: number) {
     this.#options = options;
@@ -126,8 +133,8 @@ export class UndoLog {
 
   /**
    * Keeps what `batch` is about to overwrite. When it has answered, the batch may be carried out.
-   * @throws UndoFullError when there is no room, other errors when it can't be written: the log is then to be loaded
-   *   anew, or given up
+   * @throws NotKeptError when there is no room, or the image can't be read; other errors when the log can't be written.
+   *   It is then to be loaded anew, or given up
    */
   async protect(batch: readonly Mutation[]): Promise<void> {
     this.#groupStart = this.#position;
@@ -136,7 +143,7 @@ export class UndoLog {
       if (length > 0) await this.#protectRange(mutation, offset, length);
     }
     await this.#writeBatch();
-    if (this.#position > this.#groupStart) await roomFor(() => this.#file.sync());
+    await this.#syncGroup();
   }
 
   /** Says durably that the image can't be put back any more, and lets go of the space. */
@@ -152,10 +159,11 @@ export class UndoLog {
 
   async #load(): Promise<void> {
     const { place } = this.#options;
-    const end = await walkBatches(this.#file, place.path, this.head.id, ({ entries }) => {
+    const end = await resumeBatches(this.#file, place.path, this.head.id, ({ entries }) => {
       for (const { offset, length } of entries) this.#kept.set(...this.#granulesOf(offset, length));
     });
     if (end < this.#file.sizeBytes) await this.#file.truncate(end);
+    await this.#file.sync();
     this.#position = end;
   }
 
@@ -181,8 +189,7 @@ export class UndoLog {
   async #protectGranules(mutation: Mutation, first: number, end: number): Promise<void> {
     const start = first * this.#granuleBytes;
     const old = this.#old.subarray(0, Math.min(end * this.#granuleBytes, this.#sizeBytes) - start);
-    const reading = this.#options.readOld(start, old);
-    if (reading instanceof Promise) await reading;
+    await this.#readOld(start, old);
     for (let granule = first; granule < end; granule += 1) {
       const from = (granule - first) * this.#granuleBytes;
       const bytes = old.subarray(from, from + this.#granuleBytes);
@@ -190,6 +197,22 @@ export class UndoLog {
       if (!changes(mutation, start + from, bytes)) continue;
       this.#kept.set(granule);
       await this.#keep(start + from, bytes);
+    }
+  }
+
+  async #readOld(start: number, target: Buffer): Promise<void> {
+    this.#turnBytes += target.length;
+    if (this.#turnBytes >= TURN_BYTES) {
+      this.#turnBytes = 0;
+      await new Promise<void>((resolve) => setImmediate(resolve));
+    }
+    try {
+      const reading = this.#options.readOld(start, target);
+      if (reading instanceof Promise) await reading;
+    } catch (error) {
+      if (errorCode(error) !== 'EIO') throw error;
+      const what = `what it held at ${start} can't be read: ${errorMessage(error)}`;
+      throw new NotKeptError('EIO', what, { cause: error });
     }
   }
 
@@ -218,9 +241,9 @@ export class UndoLog {
     const length = batchBytes(this.#payloadBytes);
     const { maxBytes } = this.#options;
     if (this.#position + length > maxBytes) {
-      throw new UndoFullError(
+      throw new NotKeptError(
         'ENOSPC',
-        `it has reached its limit of ${formatBytes(maxBytes)} (--undo-bytes)`,
+        `the undo log has reached its limit of ${formatBytes(maxBytes)} (--undo-bytes)`,
       );
     }
     const payloadCrc = crc32(this.#space.subarray(BLOCK_BYTES, BLOCK_BYTES + this.#payloadBytes));
@@ -234,6 +257,13 @@ export class UndoLog {
     this.#position += length;
     this.#entries = [];
     this.#payloadBytes = 0;
+    if (this.#position - this.#groupStart >= MAX_GROUP_BYTES) await this.#syncGroup();
+  }
+
+  async #syncGroup(): Promise<void> {
+    if (this.#position === this.#groupStart) return;
+    await roomFor(() => this.#file.sync());
+    this.#groupStart = this.#position;
   }
 
   #granulesOf(offset: number, length: number): [first: number, end: number] {
@@ -264,6 +294,6 @@ async function roomFor<T>(work: () => Promise<T>): Promise<T> {
   } catch (error) {
     const code = errorCode(error);
     if (code !== 'ENOSPC' && code !== 'EDQUOT' && code !== 'EFBIG') throw error;
-    throw new UndoFullError('ENOSPC', errorMessage(error), { cause: error });
+    throw new NotKeptError('ENOSPC', `the undo log has no room: ${errorMessage(error)}`, { cause: error });
   }
 }

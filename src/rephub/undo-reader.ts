@@ -31,13 +31,25 @@ export function imageName(path: string, look: ImageLook | undefined): string {
   return look?.identity ?? `path:${path}`;
 }
 
-/** What a log says of the image, without going through it. What can't be read says nothing to rely on. */
-export async function peekUndo(place: UndoPlace, image: string): Promise<UndoStatus> {
-  const file = await place.open().catch(() => undefined);
-  if (!file) return { state: 'none' };
+/** Why there is no way back where there should be one. */
+export const LOG_IS_GONE = 'it was being overwritten, and its undo log is gone';
+
+/**
+ * What a log says of the image, without going through it. What can't be read says nothing to rely on.
+ * @param logId of the log that the image can't do without; null: none, as far as that is known
+ */
+export async function peekUndo(place: UndoPlace, image: string, logId: string | null): Promise<UndoStatus> {
+  let file: UndoFile | undefined;
+  try {
+    file = await place.open();
+  } catch (error) {
+    return { state: 'givenUp', reason: errorMessage(error) };
+  }
+  const missing: UndoStatus = logId === null ? { state: 'none' } : { state: 'givenUp', reason: LOG_IS_GONE };
+  if (!file) return missing;
   try {
     const { head, state, reason } = await readContent(file, place.path);
-    if (head.image !== image) return { state: 'none' };
+    if (head.image !== image) return missing;
     if (state === 'givenUp') return { state, reason };
     return { state: 'open', point: head.point, bytes: file.sizeBytes };
   } catch (error) {
@@ -58,7 +70,7 @@ export async function readContent(file: UndoFile, path: string): Promise<UndoCon
 }
 
 /**
- * Goes over the batches in order.
+ * Goes over the batches in order, and over all that was kept.
  * @param visit is lent the batch and its payload
  * @returns where the next batch belongs
  * @throws OperationError when a batch is damaged that was durable once
@@ -73,21 +85,73 @@ export async function walkBatches(
   const space = Buffer.alloc(MAX_PAYLOAD_BYTES);
   let position = BATCHES_OFFSET;
   for (;;) {
-    const read = await file.read(position, block);
-    if (read === 0) return position;
-    const batch = read === BLOCK_BYTES ? decodeBatch(block, id) : undefined;
+    const batch = await readDescriptor(file, position, id, block);
     const payload = batch && (await readPayload(file, position, batch, space));
     if (!batch || !payload) break;
     await visit(batch, payload);
     position += batchBytes(batch.payloadBytes);
   }
-  // What was under way when all ended may lie there in part, in any order. What was begun later may not.
-  for (let at = position; at < file.sizeBytes; at += BLOCK_BYTES) {
-    if ((await file.read(at, block)) < BLOCK_BYTES) break;
-    const later = decodeBatch(block, id);
-    if (later && later.groupStart > position) throw damaged(path, `what lies at ${position} is not whole`);
-  }
+  await checkEnd(file, path, id, position);
   return position;
+}
+
+/**
+ * Goes over the batches in order, and over the old bytes of the last group only: each group before was durable when the
+ * next one was begun. What of the last one got to the file is written anew, so that the next sync makes it durable: if
+ * one failed before, what a read sees need not be on the disk, ever.
+ * @returns where the next batch belongs
+ * @throws OperationError when a batch is damaged that was durable once
+ */
+export async function resumeBatches(
+  file: UndoFile,
+  path: string,
+  id: string,
+  visit: (batch: UndoBatch) => void,
+): Promise<number> {
+  const block = Buffer.alloc(BLOCK_BYTES);
+  let group: Array<{ readonly position: number; readonly batch: UndoBatch }> = [];
+  let position = BATCHES_OFFSET;
+  for (;;) {
+    const batch = await readDescriptor(file, position, id, block);
+    if (!batch) break;
+    if (group[0] && group[0].batch.groupStart !== batch.groupStart) {
+      for (const before of group) visit(before.batch);
+      group = [];
+    }
+    group.push({ position, batch });
+    position += batchBytes(batch.payloadBytes);
+  }
+  const space = Buffer.alloc(batchBytes(MAX_PAYLOAD_BYTES));
+  for (const { position: at, batch } of group) {
+    const payload = await readPayload(file, at, batch, space.subarray(BLOCK_BYTES));
+    if (!payload) {
+      position = at;
+      break;
+    }
+    await file.read(at, space.subarray(0, BLOCK_BYTES));
+    await file.write(at, space.subarray(0, BLOCK_BYTES + payload.length));
+    visit(batch);
+  }
+  await checkEnd(file, path, id, position);
+  return position;
+}
+
+async function readDescriptor(
+  file: UndoFile,
+  position: number,
+  id: string,
+  block: Buffer,
+): Promise<UndoBatch | undefined> {
+  return (await file.read(position, block)) === BLOCK_BYTES ? decodeBatch(block, id) : undefined;
+}
+
+/** What was under way when all ended may lie there in part, in any order. What was begun later may not. */
+async function checkEnd(file: UndoFile, path: string, id: string, end: number): Promise<void> {
+  const block = Buffer.alloc(BLOCK_BYTES);
+  for (let at = end; at < file.sizeBytes; at += BLOCK_BYTES) {
+    const later = await readDescriptor(file, at, id, block);
+    if (later && later.groupStart > end) throw damaged(path, `what lies at ${end} is not whole`);
+  }
 }
 
 async function readPayload(
@@ -102,8 +166,14 @@ async function readPayload(
   return read === payloadBytes && crc32(payload) === payloadCrc ? payload : undefined;
 }
 
-function damaged(path: string, what: string): OperationError {
-  return new OperationError(`the undo log ${path} is damaged: ${what}`, {
-    hint: 'the replica can not be put back; once that is accepted, move the log away, and synchronise anew',
-  });
+/** A log that can't be used, so that its image can't be put back. */
+export class UndoDamagedError extends OperationError {}
+
+function damaged(path: string, what: string): UndoDamagedError {
+  return new UndoDamagedError(
+    `the undo log ${path} is damaged, so that the replica can't be put back: ${what}`,
+    {
+      hint: 'once that is accepted, move the log away: the replica is then made equal to the volume',
+    },
+  );
 }

@@ -9,16 +9,28 @@ import type { Logger } from '../base/log.ts';
 import type { MaybePromise } from '../base/maybe.ts';
 import type { Mutation } from '../blockdev/mutation.ts';
 import type { RecoveryPoint } from './recovery-point.ts';
-import type { ReplicaStore, UndoStatus } from './replica-store.ts';
+import type { PointFate, ReplicaStore, UndoStatus } from './replica-store.ts';
 import type { UndoPlace } from './undo-file.ts';
-import { UndoFullError, UndoLog, type UndoLogOptions } from './undo-log.ts';
-import { readContent } from './undo-reader.ts';
+import { NotKeptError, UndoLog, type UndoLogOptions } from './undo-log.ts';
+import { LOG_IS_GONE, readContent, UndoDamagedError } from './undo-reader.ts';
 
-/** What to do when the log is full: wait for room, changing nothing, or go on without a way back. */
+/** What to do when old bytes can't be kept: wait until they can, changing nothing, or go on without a way back. */
 export type WhenUndoFull = 'hold' | 'release';
+
+/**
+ * Kept durably apart from the log: which one the image can't do without. A log that is missing, whoever took it away,
+ * must not be taken for one that was never needed.
+ */
+export interface UndoNote {
+  /** The id of the log; null: none is needed. */
+  readonly logId: string | null;
+  /** @throws OperationError when it can't be kept */
+  keep(logId: string | null): Promise<void>;
+}
 
 export interface UndoStoreOptions {
   readonly place: UndoPlace;
+  readonly note: UndoNote;
   /** The image, as its log knows it. */
   readonly image: string;
   readonly volumeName: string;
@@ -34,9 +46,16 @@ export class UndoStore implements ReplicaStore {
   readonly #inner: ReplicaStore;
   readonly #options: UndoStoreOptions;
   #log: UndoLog | undefined;
+  /** The image is overwritten in part, and the log of that is gone. */
+  #isLost = false;
+  /** The log may have been dropped, or not. */
+  #isUnsure = false;
   /** The point that the newest batch came with, and the one whose log was dropped last. */
   #latest: RecoveryPoint | undefined;
   #dropped: RecoveryPoint | undefined;
+  /** The point that everything before was made durable for, and the one that a batch was stored with. */
+  #based: RecoveryPoint | undefined;
+  #left: RecoveryPoint | undefined;
   #appending: Promise<unknown> = Promise.resolve();
   #protecting: Promise<unknown> = Promise.resolve();
   #committing: Promise<unknown> = Promise.resolve();
@@ -49,7 +68,7 @@ export class UndoStore implements ReplicaStore {
 
   /**
    * @param inner becomes the new one's, unless this throws
-   * @throws OperationError when there is a log that is damaged, or that has begun to be put back
+   * @throws UndoDamagedError when there is a log that is damaged, OperationError when it has begun to be put back
    */
   static async open(inner: ReplicaStore, options: UndoStoreOptions): Promise<UndoStore> {
     const store = new UndoStore(inner, options);
@@ -63,14 +82,24 @@ export class UndoStore implements ReplicaStore {
 
   get undo(): UndoStatus {
     const log = this.#log;
+    if (this.#isLost) return { state: 'givenUp', reason: LOG_IS_GONE };
     if (!log) return { state: 'none' };
     if (log.state === 'open') return { state: 'open', point: log.head.point, bytes: log.bytes };
     return { state: 'givenUp', reason: log.reason };
   }
 
+  fateOf(point: RecoveryPoint): PointFate {
+    if (this.#log?.state === 'open' && !this.#isUnsure) return 'kept';
+    const isLeft = this.#left === point || this.#dropped === point;
+    if (isLeft || this.#isUnsure || this.#isLost) return 'left';
+    return this.#based === point ? 'kept' : 'unsure';
+  }
+
   append(batch: readonly Mutation[], point?: RecoveryPoint | null): MaybePromise<void> {
-    const begins = point && point !== this.#dropped ? point : undefined;
+    const begins = point && point !== this.#dropped && !this.#isLost ? point : undefined;
     if (begins) this.#latest = begins;
+    // Of what begins now nothing is known: a commit under way was to settle what was before.
+    else if (point === null) this.#latest = undefined;
     if (!this.#log && !begins) return this.#inner.append(batch);
     const appending = this.#append(batch, begins);
     this.#appending = appending.catch(() => undefined);
@@ -83,7 +112,7 @@ export class UndoStore implements ReplicaStore {
     this.#committing = committing.catch(() => undefined);
     await committing;
     // A newer point came meanwhile: the image is on its way again, and the log goes on as it began.
-    if (!settles || !this.#log || this.#latest !== latest) return;
+    if (!settles || this.#latest !== latest || !(this.#log || this.#isLost)) return;
     const done = this.#drop(this.#log);
     this.#dropping = { point: latest, done };
     try {
@@ -120,9 +149,21 @@ export class UndoStore implements ReplicaStore {
   }
 
   async #load(): Promise<void> {
-    const { place, image, volumeName, isOutdated, logger } = this.#options;
+    const { note, volumeName, logger } = this.#options;
+    this.#log = await this.#loadLog();
+    if (this.#log) {
+      // Who began it may have been killed before it was noted.
+      if (note.logId !== this.#log.head.id) await note.keep(this.#log.head.id);
+    } else if (note.logId !== null) {
+      this.#isLost = true;
+      logger.error({ volume: volumeName }, `the last point of the replica is lost: ${LOG_IS_GONE}`);
+    }
+  }
+
+  async #loadLog(): Promise<UndoLog | undefined> {
+    const { place, image, note, volumeName, isOutdated, whenFull } = this.#options;
     const file = await place.open();
-    if (!file) return;
+    if (!file) return undefined;
     try {
       const content = await readContent(file, place.path);
       if (content.state === 'recovering') {
@@ -131,18 +172,28 @@ export class UndoStore implements ReplicaStore {
         });
       }
       const isForeign = content.head.image !== image;
-      if (isForeign || isOutdated(content.head.point)) {
-        const why = isForeign ? 'it belongs to another image' : 'the replica has been further since';
-        logger.warn({ volume: volumeName, path: place.path, why }, 'an undo log was set aside');
-        await file.close();
-        await place.setAside();
-        return;
+      if (!isForeign && !isOutdated(content.head.point)) {
+        return await UndoLog.load(this.#logOptions, file, content, this.#inner.sizeBytes);
       }
-      this.#log = await UndoLog.load(this.#logOptions, file, content, this.#inner.sizeBytes);
+      await this.#setAside(file, isForeign ? 'it belongs to another image' : 'the replica has been further');
     } catch (error) {
+      if (error instanceof UndoDamagedError && whenFull === 'release') {
+        // Whoever finds no log must not take the image for whole.
+        await note.keep(note.logId ?? 'damaged');
+        await this.#setAside(file, error.message);
+        return undefined;
+      }
       await file.close().catch(() => undefined);
-      throw error;
+      throw error instanceof OperationError ? error : this.#explain(error);
     }
+    return undefined;
+  }
+
+  async #setAside(file: { close(): Promise<void> }, why: string): Promise<void> {
+    const { place, volumeName, logger } = this.#options;
+    logger.warn({ volume: volumeName, path: place.path, why }, 'an undo log was set aside');
+    await file.close();
+    await place.setAside();
   }
 
   async #append(batch: readonly Mutation[], point: RecoveryPoint | undefined): Promise<void> {
@@ -150,26 +201,31 @@ export class UndoStore implements ReplicaStore {
     if (point && this.#dropping && this.#dropping.point !== point) await this.#dropping.done;
     if (point) this.#log ??= await this.#begin(point);
     if (this.#log?.state === 'open') await this.#protect(this.#log, batch);
+    this.#left = point ?? this.#left;
     await this.#inner.append(batch);
   }
 
   /** The image is a state of the volume, and is about to stop being one. */
   async #begin(point: RecoveryPoint): Promise<UndoLog> {
-    const { image, volumeName, maxBytes, logger } = this.#options;
+    const { image, volumeName, maxBytes, note, logger } = this.#options;
     const about = { image, volumeName, sizeBytes: this.sizeBytes };
     const off = maxBytes === 0 ? 'switched off (--undo-bytes 0)' : undefined;
     // What is not kept is left as it is on the disk: it has to be there.
     if (off === undefined) {
       await this.#committing;
       await this.#inner.commit();
+      this.#based = point;
     }
+    let log: UndoLog | undefined;
     try {
-      const log = await UndoLog.create(this.#logOptions, about, point, off);
-      logger.info({ volume: volumeName, point, off }, 'the replica leaves its last point');
-      return log;
+      log = await UndoLog.create(this.#logOptions, about, point, off);
+      await note.keep(log.head.id);
     } catch (error) {
+      await log?.close();
       throw this.#explain(error);
     }
+    logger.info({ volume: volumeName, point, off }, 'the replica leaves its last point');
+    return log;
   }
 
   async #protect(log: UndoLog, batch: readonly Mutation[]): Promise<void> {
@@ -178,40 +234,42 @@ export class UndoStore implements ReplicaStore {
     try {
       await protecting;
     } catch (error) {
-      if (!(error instanceof UndoFullError) || this.#options.whenFull === 'hold') throw this.#explain(error);
+      if (!(error instanceof NotKeptError) || this.#options.whenFull === 'hold') throw this.#explain(error);
       const { volumeName, logger } = this.#options;
       logger.warn(
         { volume: volumeName, reason: error.message },
         'the last point of the replica was given up',
       );
-      await log.giveUp(`its undo log was full: ${error.message}`);
+      await log.giveUp(error.message);
     }
   }
 
   /** The image is a state of the volume again, and durable. While this is under way the log is still kept complete. */
-  async #drop(log: UndoLog): Promise<void> {
-    await this.#options.place.remove();
+  async #drop(log: UndoLog | undefined): Promise<void> {
+    const { place, note, volumeName, logger } = this.#options;
+    await note.keep(null);
+    this.#isLost = false;
+    if (!log) return;
+    this.#isUnsure = true;
+    await place.remove();
+    this.#isUnsure = false;
     this.#log = undefined;
     await this.#protecting;
     await log.close();
-    this.#options.logger.debug(
-      { volume: this.#options.volumeName, bytes: log.bytes },
-      'the undo log was dropped',
-    );
+    logger.debug({ volume: volumeName, bytes: log.bytes }, 'the undo log was dropped');
   }
 
   #explain(error: unknown): BlockError {
     const { place, whenFull } = this.#options;
-    if (!(error instanceof UndoFullError)) {
-      const { code } = toBlockError(error);
-      return new BlockError(code, `the undo log ${place.path} can't be written: ${errorMessage(error)}`, {
-        cause: error,
-      });
+    if (!(error instanceof NotKeptError)) {
+      const what = `the undo log ${place.path} can't be kept: ${errorMessage(error)}`;
+      return new BlockError(toBlockError(error).code, what, { cause: error });
     }
-    const ways = whenFull === 'hold' ? ', allow more, or start the hub with --undo-full release' : '';
-    return new UndoFullError(
-      'ENOSPC',
-      `the replica is held at its last point, since the undo log ${place.path} has no room: ${error.message}; make room${ways}`,
+    const ways =
+      whenFull === 'hold' ? ', allow more (--undo-bytes), or start the hub with --undo-full release' : '';
+    return new NotKeptError(
+      error.code,
+      `the replica is held at its last point, since ${error.message} (${place.path}); make room${ways}`,
       { cause: error },
     );
   }

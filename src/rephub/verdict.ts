@@ -2,6 +2,7 @@
 // stories don't fit together nobody is overwritten: the volume is refused until somebody chooses.
 import type { ResyncReason } from '../base/resync-reason.ts';
 import type { Claim } from '../repwire/messages.ts';
+import { isStrange } from './recovery-point.ts';
 import type { ImageLook, ReplicaRecord } from './replica-record.ts';
 
 /** How much younger than its record an image may be after the hub was killed, ms: records follow every few seconds. */
@@ -125,6 +126,10 @@ function judgePair(record: ReplicaRecord, claim: Claim): Verdict {
     if (claim.recordedSequence > sequence) return refuse('hub-rolled-back', positions);
     // Whatever the agent echoed it had made durable: even a power failure doesn't take that back.
     if (claim.recordedSequence < previousSequence) return refuse('agent-rolled-back', positions);
+  }
+  if (isStrange(record.point)) {
+    const reason = 'the replica was found to differ, and put back to that';
+    return { kind: 'compare', cause: 'verification', pairing: record.pairing, reason };
   }
   if (claim.isBelieved) {
     const isCrash = claim.finding === 'agent-crash';

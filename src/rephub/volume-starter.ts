@@ -21,7 +21,6 @@ export interface StartingSession extends ReplicaLink {
   readonly vmName: string;
   readonly description: string;
   readonly isOver: boolean;
-  end(reason: Error): void;
 }
 
 export interface VolumeStarterOptions {
@@ -159,7 +158,9 @@ export class VolumeStarter {
       checkSize(name, sizeBytes);
       await replica.prepare(sizeBytes, session.agent);
       if (!replica.remembers(session.agent)) {
-        beginning = await replica.memory.begin(session.agent, session.vmName, sizeBytes, entry.claim);
+        const { isDurable } = replica.content;
+        const { agent, vmName } = session;
+        beginning = await replica.memory.begin(agent, vmName, sizeBytes, entry.claim, isDurable);
       }
     } catch (error) {
       if (error instanceof AssertionError) throw error;

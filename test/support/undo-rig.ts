@@ -5,6 +5,7 @@ import type { Mutation } from '../../src/blockdev/mutation.ts';
 import type { RecoverableImage } from '../../src/rephub/recover.ts';
 import type { ReplicaStore } from '../../src/rephub/replica-store.ts';
 import type { UndoFile, UndoPlace } from '../../src/rephub/undo-file.ts';
+import type { UndoNote } from '../../src/rephub/undo-store.ts';
 
 const SECTOR = 512;
 
@@ -31,6 +32,8 @@ export class CachedBytes {
   visible: Buffer;
   durable: Buffer;
   readonly #unsynced = new Set<number>();
+  /** What a sync that failed has left in the cache as if it were on the disk. */
+  readonly #forgotten = new Set<number>();
 
   constructor(content: Buffer) {
     this.visible = Buffer.from(content);
@@ -43,7 +46,10 @@ export class CachedBytes {
       this.visible = Buffer.concat([this.visible], Math.ceil(end / SECTOR) * SECTOR);
     }
     data.copy(this.visible, offset);
-    for (let at = Math.floor(offset / SECTOR); at * SECTOR < end; at += 1) this.#unsynced.add(at);
+    for (let at = Math.floor(offset / SECTOR); at * SECTOR < end; at += 1) {
+      this.#unsynced.add(at);
+      this.#forgotten.delete(at);
+    }
   }
 
   truncate(sizeBytes: number): void {
@@ -52,8 +58,17 @@ export class CachedBytes {
   }
 
   sync(): void {
+    const before = this.durable;
     this.durable = Buffer.from(this.visible);
+    this.#forget(this.durable, before);
     this.#unsynced.clear();
+  }
+
+  /** The disk does not take it, and the kernel forgets that it has not: no later sync makes it durable. */
+  failSync(): never {
+    for (const at of this.#unsynced) this.#forgotten.add(at);
+    this.#unsynced.clear();
+    throw Object.assign(new Error('input/output error'), { code: 'EIO' });
   }
 
   /** The power fails: of what was not synced each sector is there or isn't. */
@@ -62,9 +77,32 @@ export class CachedBytes {
     for (const at of this.#unsynced) {
       if (random() < 0.5) this.visible.copy(kept, at * SECTOR, at * SECTOR, (at + 1) * SECTOR);
     }
+    this.#forget(kept, this.durable);
     this.visible = kept;
     this.durable = Buffer.from(kept);
     this.#unsynced.clear();
+    this.#forgotten.clear();
+  }
+
+  /** What the kernel has forgotten is as it was. */
+  #forget(now: Buffer, before: Buffer): void {
+    for (const at of this.#forgotten) {
+      const from = at * SECTOR;
+      now.fill(0, Math.min(from, now.length), Math.min(from + SECTOR, now.length));
+      if (from < before.length) before.copy(now, from, from, from + SECTOR);
+    }
+  }
+}
+
+/** Which log is needed, in memory: durable when the call has answered. */
+export class MemoryNote implements UndoNote {
+  logId: string | null = null;
+  fate = new Fate();
+
+  async keep(logId: string | null): Promise<void> {
+    this.fate.step();
+    this.logId = logId;
+    this.fate.step();
   }
 }
 
@@ -76,10 +114,15 @@ export class MemoryUndoPlace implements UndoPlace {
   roomBytes = Number.POSITIVE_INFINITY;
   fate = new Fate();
   syncs = 0;
+  /** So many syncs of the file fail. */
+  syncFaults = 0;
   #going: CachedBytes | undefined;
+  /** Its name is not durable. */
+  #isComing = false;
 
   async open(): Promise<UndoFile | undefined> {
     this.fate.step();
+    this.#isComing = false;
     return this.bytes && this.#file(this.bytes);
   }
 
@@ -88,7 +131,9 @@ export class MemoryUndoPlace implements UndoPlace {
     if (this.bytes) throw new Error('there is one');
     if (content.length > this.roomBytes) throw Object.assign(new Error('no space'), { code: 'ENOSPC' });
     this.bytes = new CachedBytes(content);
+    this.#isComing = true;
     this.fate.step();
+    this.#isComing = false;
     return this.#file(this.bytes);
   }
 
@@ -103,6 +148,8 @@ export class MemoryUndoPlace implements UndoPlace {
   /** A name that was taken away, and not yet durably, may be there again. */
   losePower(random: () => number): void {
     if (this.#going && random() < 0.5) this.bytes = this.#going;
+    if (this.#isComing && random() < 0.5) this.bytes = undefined;
+    this.#isComing = false;
     this.#going = undefined;
     this.bytes?.losePower(random);
   }
@@ -136,6 +183,10 @@ export class MemoryUndoPlace implements UndoPlace {
       },
       sync: async () => {
         fate.step();
+        if (this.syncFaults > 0) {
+          this.syncFaults -= 1;
+          bytes.failSync();
+        }
         bytes.sync();
         this.syncs += 1;
         fate.step();
@@ -145,7 +196,6 @@ export class MemoryUndoPlace implements UndoPlace {
   }
 }
 
-/** The image, as a store: mutation by mutation, each of which may be torn by the end of the process. */
 /** The image as `recover` opens it. */
 export function rigImage(bytes: CachedBytes, fate: Fate): RecoverableImage {
   const write = async (offset: number, data: Buffer): Promise<void> => {
@@ -167,6 +217,7 @@ export function rigImage(bytes: CachedBytes, fate: Fate): RecoverableImage {
   };
 }
 
+/** The image, as a store: mutation by mutation, each of which may be torn by the end of the process. */
 export class RigStore implements ReplicaStore {
   readonly #bytes: CachedBytes;
   readonly #fate: Fate;

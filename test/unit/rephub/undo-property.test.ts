@@ -4,14 +4,22 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { silentLogger } from '../../../src/base/log.ts';
-import type { Mutation } from '../../../src/blockdev/mutation.ts';
+import { type Mutation, mutationRange } from '../../../src/blockdev/mutation.ts';
 import { seededRandom } from '../../../src/filter/random.ts';
 import { memoryRecord } from '../../../src/rephub/record-file.ts';
 import { type Recovery, recoverImage } from '../../../src/rephub/recover.ts';
 import type { RecoveryPoint } from '../../../src/rephub/recovery-point.ts';
 import { UndoStore } from '../../../src/rephub/undo-store.ts';
 import { pattern } from '../../support/disk-model.ts';
-import { CachedBytes, Fate, Killed, MemoryUndoPlace, RigStore, rigImage } from '../../support/undo-rig.ts';
+import {
+  CachedBytes,
+  Fate,
+  Killed,
+  MemoryNote,
+  MemoryUndoPlace,
+  RigStore,
+  rigImage,
+} from '../../support/undo-rig.ts';
 
 const SIZE = 9 * 4096 + 512;
 const SECTORS = SIZE / 512;
@@ -22,7 +30,7 @@ const step = fc.record({
     { weight: 2, arbitrary: fc.constantFrom('zero' as const, 'commit' as const, 'miss' as const) },
     { weight: 3, arbitrary: fc.constant('read' as const) },
     { weight: 2, arbitrary: fc.constantFrom('settle' as const, 'settleUnderWrites' as const) },
-    { weight: 1, arbitrary: fc.constant('reopen' as const) },
+    { weight: 1, arbitrary: fc.constantFrom('reopen' as const, 'failSync' as const) },
   ),
   at: fc.nat(1000),
   length: fc.nat(1000),
@@ -33,6 +41,7 @@ type Step = typeof step extends fc.Arbitrary<infer T> ? T : never;
 class World {
   readonly image = new CachedBytes(pattern(SIZE, 1));
   readonly place = new MemoryUndoPlace();
+  readonly note = new MemoryNote();
   readonly fate = new Fate();
   readonly record = memoryRecord();
   /** The volume, and what it was at each sequence. */
@@ -44,15 +53,18 @@ class World {
   point: RecoveryPoint | undefined;
   /** Something was written to the image since it was a state of the volume last. */
   isTouched = false;
+  failures = 0;
   store!: UndoStore;
   inner!: RigStore;
   #seed = 1;
 
   async open(): Promise<void> {
     this.place.fate = this.fate;
+    this.note.fate = this.fate;
     this.inner = new RigStore(this.image, this.fate);
     this.store = await UndoStore.open(this.inner, {
       place: this.place,
+      note: this.note,
       image: 'path:image',
       volumeName: 'v',
       isOutdated: () => false,
@@ -85,6 +97,7 @@ class World {
         break;
       case 'settle':
       case 'settleUnderWrites': {
+        this.place.syncFaults = 0;
         await this.#readMissing(SECTORS);
         const settling = this.store.commit(true);
         settling.catch(() => undefined);
@@ -94,9 +107,11 @@ class World {
         this.isTouched = false;
         break;
       }
+      case 'failSync':
+        this.place.syncFaults = 1;
+        break;
       case 'reopen':
-        await this.store.close();
-        await this.open();
+        await this.#reopen();
         break;
     }
   }
@@ -115,6 +130,7 @@ class World {
       const fate = new Fate();
       fate.killBefore = killBefore;
       this.place.fate = fate;
+      this.place.syncFaults = 0;
       if (!this.place.bytes) return undefined;
       try {
         return await recoverImage({
@@ -141,7 +157,28 @@ class World {
 
   async #append(changes: Mutation[]): Promise<void> {
     this.isTouched = true;
-    await this.store.append(changes, this.point);
+    try {
+      await this.store.append(changes, this.point);
+    } catch (error) {
+      if (error instanceof Killed || this.fate.isDead) throw error;
+      // The log could not be made durable: nothing of this was stored.
+      this.failures += 1;
+      for (const change of changes) {
+        const { offset, length } = mutationRange(change);
+        for (let at = offset; at < offset + length; at += 512) this.missing.add(at / 512);
+      }
+      await this.#reopen();
+    }
+  }
+
+  async #reopen(): Promise<void> {
+    await this.store.close();
+    try {
+      await this.open();
+    } catch (error) {
+      if (error instanceof Killed || this.fate.isDead) throw error;
+      await this.open();
+    }
   }
 
   /** Brings what is missing as it is now, which may be of any time. */
@@ -180,6 +217,7 @@ describe('a store that can be put back', () => {
   it('is the volume at the claimed sequence after `recover`, whenever and wherever it ended', async () => {
     let recovered = 0;
     let steps = 0;
+    let failures = 0;
     await fc.assert(
       fc.asyncProperty(
         fc.array(step, { minLength: 1, maxLength: 30, size: 'max' }),
@@ -197,6 +235,7 @@ describe('a store that can be put back', () => {
             if (!(error instanceof Killed) && !world.fate.isDead) throw error;
           }
           steps += world.fate.steps;
+          failures += world.failures;
           const { point, missing, isTouched } = world;
           const recovery = await world.recover(kills, isPower, seededRandom(seed % 2 ** 32));
           if (recovery) {
@@ -210,8 +249,9 @@ describe('a store that can be put back', () => {
           }
         },
       ),
-      { numRuns: 2000, endOnFailure: false },
+      { numRuns: 1500, endOnFailure: true },
     );
+    expect(failures).toBeGreaterThan(20);
     expect(recovered).toBeGreaterThan(150);
     expect(steps).toBeGreaterThan(10_000);
   });

@@ -22,6 +22,7 @@ const record: ReplicaRecord = {
   previousSequence: 90,
   isComplete: true,
   point: null,
+  undoId: null,
   image: LOOK,
   isClean: true,
   writtenAtMs: 5_000_000_001,
