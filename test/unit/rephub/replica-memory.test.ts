@@ -3,11 +3,13 @@ import { setImmediate as turn } from 'node:timers/promises';
 import { describe, expect, test, vi } from 'vitest';
 import { silentLogger } from '../../../src/base/log.ts';
 import { memoryRecord } from '../../../src/rephub/record-file.ts';
+import type { RecoveryPoint } from '../../../src/rephub/recovery-point.ts';
 import {
   type Beginning,
   ReplicaMemory,
   type ReplicaMemoryOptions,
 } from '../../../src/rephub/replica-memory.ts';
+import type { ReplicaRecord } from '../../../src/rephub/replica-record.ts';
 import type { Claim } from '../../../src/repwire/messages.ts';
 
 const AGENT = { id: 'a'.repeat(32), epoch: 1n };
@@ -75,11 +77,11 @@ describe('an attachment that goes on', () => {
     const memory = await emptyMemory({ onRecorded: ({ sequence }) => told.push(sequence) });
     const { pairing } = await begin(memory, claim(0n, 0));
     memory.confirmed();
-    memory.reached(5);
+    memory.reached(5, 0);
     await vi.waitFor(() => expect(told).toEqual([5]));
     // Neither that nor an echo of it arrives.
     memory.detached();
-    memory.reached(9);
+    memory.reached(9, 0);
     memory.confirmed();
     expect(told).toEqual([5, 5]);
     memory.echoed({ kind: 'recorded', volumeId: 1n, ...pairing!, sequence: 5 });
@@ -102,7 +104,7 @@ describe('an attachment that goes on', () => {
     });
     await begin(memory, claim(0n, 0));
     failures = 2;
-    memory.reached(5);
+    memory.reached(5, 0);
     await vi.waitFor(() => expect(told).toEqual([5]));
     expect(failures).toBe(0);
     await memory.close(true);
@@ -139,5 +141,76 @@ describe('an attachment that goes on', () => {
     look.changedAtNs = '90000000000';
     await memory.close(true);
     expect(await place.load()).toMatchObject({ isClean: true, image: { changedAtNs: '90000000000' } });
+  });
+});
+
+describe('the last state of a volume', () => {
+  const EARLIER: RecoveryPoint = { generation: 2, sequence: 5, timeMs: 1000, isExact: true };
+
+  /** A record of a hub that was closed in order. */
+  async function closedBefore(): Promise<{ memory: ReplicaMemory; kept: () => Promise<ReplicaRecord> }> {
+    const place = memoryRecord();
+    const first = await emptyMemory({ place });
+    await begin(first, claim(7n, 1));
+    first.passed(5, 1_000_000, true);
+    await first.close(true, true);
+    const kept = async (): Promise<ReplicaRecord> => (await place.load()) as ReplicaRecord;
+    expect((await kept()).point).toEqual(EARLIER);
+    return { memory: await emptyMemory({ place }), kept };
+  }
+
+  const next = async (memory: ReplicaMemory, kept: () => Promise<ReplicaRecord>): Promise<Claim> => {
+    const { pairing, generation } = await kept();
+    expect(memory.point).toEqual(EARLIER);
+    return claim(pairing, generation);
+  };
+
+  test('is recorded at the next attachment only if all of it is durable', async () => {
+    const { memory, kept } = await closedBefore();
+    const from = await next(memory, kept);
+    memory.passed(9, 2_000_000, true);
+    const { point } = await memory.begin(AGENT, 'vm', 4096, from, false);
+    expect([point?.sequence, (await kept()).point]).toEqual([9, { ...EARLIER, isExact: false }]);
+    // Nothing that was recorded is taken back by what a disk loses.
+    expect(memory.durable(0, 0)).toEqual({ ...EARLIER, isExact: false });
+  });
+
+  test('is that which a commit has made durable, once the log of the one before is not needed any more', async () => {
+    const { memory, kept } = await closedBefore();
+    await begin(memory, await next(memory, kept));
+    await memory.undoNote.keep('log');
+    expect([memory.undoNote.logId, (await kept()).undoId, (await kept()).point]).toEqual([
+      'log',
+      'log',
+      EARLIER,
+    ]);
+    memory.settles(20, 3_000_000);
+    await memory.undoNote.keep(null);
+    expect([memory.undoNote.logId, (await kept()).undoId]).toEqual([null, null]);
+    expect((await kept()).point).toEqual({ generation: 3, sequence: 20, timeMs: 3000, isExact: false });
+  });
+
+  test('is exact after the end of the hub only if the image holds nothing else', async () => {
+    const { memory, kept } = await closedBefore();
+    await begin(memory, await next(memory, kept));
+    await memory.close(true, false);
+    expect((await kept()).point).toEqual({ ...EARLIER, isExact: false });
+  });
+
+  test('is what a recovery said, when the image was put back while the hub did not have it', async () => {
+    const { memory, kept } = await closedBefore();
+    await begin(memory, await next(memory, kept));
+    memory.passed(9, 2_000_000, true);
+    expect(await memory.prepare()).toBe(false);
+    memory.released();
+    expect(await memory.prepare()).toBe(false);
+    const place = memoryRecord();
+    const point = { ...EARLIER, sequence: 7 };
+    await place.save({ ...(await kept()), point, isClean: true, writtenAtMs: 1 });
+    const other = await emptyMemory({ place });
+    expect(other.point).toEqual(point);
+    other.released();
+    await place.save({ ...(await kept()), point: EARLIER, isClean: true, writtenAtMs: 2 });
+    expect([await other.prepare(), other.point]).toEqual([true, EARLIER]);
   });
 });

@@ -1,6 +1,7 @@
 // Who is ahead and why, as a table: what both sides kept on the left, what follows on the right.
 import { createHash } from 'node:crypto';
 import { describe, expect, test } from 'vitest';
+import { UNKNOWN_POINT } from '../../../src/rephub/recovery-point.ts';
 import { decodeRecord, encodeRecord, type ReplicaRecord } from '../../../src/rephub/replica-record.ts';
 import { type Case, judge } from '../../../src/rephub/verdict.ts';
 import type { Claim } from '../../../src/repwire/messages.ts';
@@ -82,6 +83,7 @@ const ROWS: ReadonlyArray<readonly [what: string, change: Change, outcome: strin
     { claim: { pairing: 0n, generation: 0, isBelieved: false, finding: 'new' } },
     'compare',
   ],
+  ['what a verification found to differ was put back', { record: { point: UNKNOWN_POINT } }, 'compare'],
   ['an operator chose this agent', { record: { isChosen: true, pairing: 0n } }, 'compare'],
   ['nobody was here before', { record: 'none', claim: { pairing: 0n } }, 'new'],
   ["the hub's record is gone", { record: 'none' }, 'compare'],
