@@ -27,10 +27,10 @@ export interface ReplicaStore {
   /**
    * Makes everything that was answered before this call durable. When it fails, anything appended since the last
    * success may be lost, and the store is of no use any more: it is closed and opened again.
-   * @param settles what is stored is a state of its volume, and will be until a batch comes with another point: what
-   *   was kept to go back is dropped, durably
+   * @param settled given: what is stored is a state of its volume again, after it had left `settled` (null: none), and
+   *   stays one until a batch comes with another point. What was kept to go back is dropped, durably
    */
-  commit(settles?: boolean): Promise<void>;
+  commit(settled?: RecoveryPoint | null): Promise<void>;
   /** What there is to go back with; undefined: a store that keeps nothing. */
   readonly undo?: UndoStatus | undefined;
   /** What became of a point that was given with a batch, or is about to be; undefined: a store that keeps nothing. */

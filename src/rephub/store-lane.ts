@@ -234,7 +234,7 @@ export class StoreLane {
     const keeps = settles && (this.undo?.state ?? 'none') !== 'none';
     if (this.#doubtful.count === 0 && !keeps) return undefined;
     [this.#committing, this.#doubtful] = [this.#doubtful, this.#committing];
-    return this.#store?.commit(settles);
+    return this.#store?.commit(settles ? this.#point : undefined);
   }
 
   #commitDone(): void {

@@ -60,8 +60,8 @@ export class UndoLog {
   readonly #sizeBytes: number;
   /** Granules that are in the log, or in the batch that is being put together. */
   readonly #kept: Bitmap;
-  readonly #space = Buffer.alloc(batchBytes(MAX_PAYLOAD_BYTES));
-  readonly #old = Buffer.alloc(MAX_PAYLOAD_BYTES);
+  readonly #space = Buffer.allocUnsafe(batchBytes(MAX_PAYLOAD_BYTES));
+  readonly #old = Buffer.allocUnsafe(MAX_PAYLOAD_BYTES);
   #state: UndoState;
   #reason: string;
   #position: number;
@@ -158,6 +158,8 @@ export class UndoLog {
   }
 
   async #load(): Promise<void> {
+    // Of a sync that failed nothing tells: what says so here may be in the page cache alone.
+    if (this.#state === 'givenUp') return this.giveUp(this.#reason);
     const { place } = this.#options;
     const end = await resumeBatches(this.#file, place.path, this.head.id, ({ entries }) => {
       for (const { offset, length } of entries) this.#kept.set(...this.#granulesOf(offset, length));
@@ -246,7 +248,9 @@ export class UndoLog {
         `the undo log has reached its limit of ${formatBytes(maxBytes)} (--undo-bytes)`,
       );
     }
-    const payloadCrc = crc32(this.#space.subarray(BLOCK_BYTES, BLOCK_BYTES + this.#payloadBytes));
+    const end = BLOCK_BYTES + this.#payloadBytes;
+    const payloadCrc = crc32(this.#space.subarray(BLOCK_BYTES, end));
+    this.#space.fill(0, end, length);
     encodeBatch(this.#space, this.head.id, {
       entries: this.#entries,
       groupStart: this.#groupStart,

@@ -26,7 +26,7 @@ export interface UndoContent {
   readonly reason: string;
 }
 
-/** How a log knows its image. @param path of the image @param look how it looks; undefined: that tells nothing */
+/** How a log knows its image. @param path of the image, absolute @param look how it looks; undefined: that tells nothing */
 export function imageName(path: string, look: ImageLook | undefined): string {
   return look?.identity ?? `path:${path}`;
 }
@@ -82,7 +82,7 @@ export async function walkBatches(
   visit: (batch: UndoBatch, payload: Buffer) => Promise<void> | void,
 ): Promise<number> {
   const block = Buffer.alloc(BLOCK_BYTES);
-  const space = Buffer.alloc(MAX_PAYLOAD_BYTES);
+  const space = Buffer.allocUnsafe(MAX_PAYLOAD_BYTES);
   let position = BATCHES_OFFSET;
   for (;;) {
     const batch = await readDescriptor(file, position, id, block);
@@ -121,7 +121,7 @@ export async function resumeBatches(
     group.push({ position, batch });
     position += batchBytes(batch.payloadBytes);
   }
-  const space = Buffer.alloc(batchBytes(MAX_PAYLOAD_BYTES));
+  const space = Buffer.allocUnsafe(batchBytes(MAX_PAYLOAD_BYTES));
   for (const { position: at, batch } of group) {
     const payload = await readPayload(file, at, batch, space.subarray(BLOCK_BYTES));
     if (!payload) {

@@ -28,6 +28,9 @@ export interface UndoNote {
   keep(logId: string | null): Promise<void>;
 }
 
+/** Noted in place of an id: what the image can't do without is not there. */
+const NO_LOG = 'none';
+
 export interface UndoStoreOptions {
   readonly place: UndoPlace;
   readonly note: UndoNote;
@@ -50,16 +53,15 @@ export class UndoStore implements ReplicaStore {
   #isLost = false;
   /** The log may have been dropped, or not. */
   #isUnsure = false;
-  /** The point that the newest batch came with, and the one whose log was dropped last. */
-  #latest: RecoveryPoint | undefined;
-  #dropped: RecoveryPoint | undefined;
+  /** The point that was left before the image became a state of the volume again, last. */
+  #settled: RecoveryPoint | null = null;
   /** The point that everything before was made durable for, and the one that a batch was stored with. */
   #based: RecoveryPoint | undefined;
   #left: RecoveryPoint | undefined;
   #appending: Promise<unknown> = Promise.resolve();
   #protecting: Promise<unknown> = Promise.resolve();
   #committing: Promise<unknown> = Promise.resolve();
-  #dropping: { readonly point: RecoveryPoint | undefined; readonly done: Promise<void> } | undefined;
+  #settling: { readonly point: RecoveryPoint | null; readonly done: Promise<void> } | undefined;
 
   private constructor(inner: ReplicaStore, options: UndoStoreOptions) {
     this.#inner = inner;
@@ -90,37 +92,29 @@ export class UndoStore implements ReplicaStore {
 
   fateOf(point: RecoveryPoint): PointFate {
     if (this.#log?.state === 'open' && !this.#isUnsure) return 'kept';
-    const isLeft = this.#left === point || this.#dropped === point;
+    const isLeft = this.#left === point || this.#settled === point;
     if (isLeft || this.#isUnsure || this.#isLost) return 'left';
     return this.#based === point ? 'kept' : 'unsure';
   }
 
   append(batch: readonly Mutation[], point?: RecoveryPoint | null): MaybePromise<void> {
-    const begins = point && point !== this.#dropped && !this.#isLost ? point : undefined;
-    if (begins) this.#latest = begins;
-    // Of what begins now nothing is known: a commit under way was to settle what was before.
-    else if (point === null) this.#latest = undefined;
+    const settling = this.#settling;
+    // Whoever leaves the image again needs a log of his own; of a point that is being settled none is begun any more.
+    if (settling && point && (point !== settling.point || !this.#log)) {
+      return this.#follow(settling.done.then(() => this.append(batch, point)));
+    }
+    const begins = point && point !== this.#settled && !this.#isLost ? point : undefined;
     if (!this.#log && !begins) return this.#inner.append(batch);
-    const appending = this.#append(batch, begins);
-    this.#appending = appending.catch(() => undefined);
-    return appending;
+    return this.#follow(this.#append(batch, begins));
   }
 
-  async commit(settles = false): Promise<void> {
-    const latest = this.#latest;
+  async commit(settled?: RecoveryPoint | null): Promise<void> {
     const committing = this.#inner.commit();
     this.#committing = committing.catch(() => undefined);
-    await committing;
-    // A newer point came meanwhile: the image is on its way again, and the log goes on as it began.
-    if (!settles || this.#latest !== latest || !(this.#log || this.#isLost)) return;
-    const done = this.#drop(this.#log);
-    this.#dropping = { point: latest, done };
-    try {
-      await done;
-      this.#dropped = latest;
-    } finally {
-      this.#dropping = undefined;
-    }
+    if (settled === undefined) return committing;
+    const done = this.#settle(settled, committing);
+    this.#settling = { point: settled, done };
+    return done;
   }
 
   read(offset: number, target: Buffer): MaybePromise<void> {
@@ -133,7 +127,7 @@ export class UndoStore implements ReplicaStore {
 
   async close(): Promise<void> {
     await this.#appending;
-    await this.#dropping?.done.catch(() => undefined);
+    await this.#settling?.done.catch(() => undefined);
     const log = this.#log;
     this.#log = undefined;
     try {
@@ -179,7 +173,7 @@ export class UndoStore implements ReplicaStore {
     } catch (error) {
       if (error instanceof UndoDamagedError && whenFull === 'release') {
         // Whoever finds no log must not take the image for whole.
-        await note.keep(note.logId ?? 'damaged');
+        await note.keep(note.logId ?? NO_LOG);
         await this.#setAside(file, error.message);
         return undefined;
       }
@@ -196,9 +190,12 @@ export class UndoStore implements ReplicaStore {
     await place.setAside();
   }
 
+  #follow(appending: Promise<void>): Promise<void> {
+    this.#appending = appending.catch(() => undefined);
+    return appending;
+  }
+
   async #append(batch: readonly Mutation[], point: RecoveryPoint | undefined): Promise<void> {
-    // The log that is being dropped belongs to what was before this point.
-    if (point && this.#dropping && this.#dropping.point !== point) await this.#dropping.done;
     if (point) this.#log ??= await this.#begin(point);
     if (this.#log?.state === 'open') await this.#protect(this.#log, batch);
     this.#left = point ?? this.#left;
@@ -206,8 +203,8 @@ export class UndoStore implements ReplicaStore {
   }
 
   /** The image is a state of the volume, and is about to stop being one. */
-  async #begin(point: RecoveryPoint): Promise<UndoLog> {
-    const { image, volumeName, maxBytes, note, logger } = this.#options;
+  async #begin(point: RecoveryPoint): Promise<UndoLog | undefined> {
+    const { image, volumeName, maxBytes, whenFull, note, logger } = this.#options;
     const about = { image, volumeName, sizeBytes: this.sizeBytes };
     const off = maxBytes === 0 ? 'switched off (--undo-bytes 0)' : undefined;
     // What is not kept is left as it is on the disk: it has to be there.
@@ -222,7 +219,9 @@ export class UndoStore implements ReplicaStore {
       await note.keep(log.head.id);
     } catch (error) {
       await log?.close();
-      throw this.#explain(error);
+      if (!(error instanceof NotKeptError) || whenFull === 'hold') throw this.#explain(error);
+      await this.#release(error.message);
+      return undefined;
     }
     logger.info({ volume: volumeName, point, off }, 'the replica leaves its last point');
     return log;
@@ -235,12 +234,34 @@ export class UndoStore implements ReplicaStore {
       await protecting;
     } catch (error) {
       if (!(error instanceof NotKeptError) || this.#options.whenFull === 'hold') throw this.#explain(error);
-      const { volumeName, logger } = this.#options;
-      logger.warn(
-        { volume: volumeName, reason: error.message },
-        'the last point of the replica was given up',
-      );
+      this.#warnOfRelease(error.message);
       await log.giveUp(error.message);
+    }
+  }
+
+  /** Not even a log that says so can be kept: the note has to. */
+  async #release(reason: string): Promise<void> {
+    const { place, note } = this.#options;
+    this.#warnOfRelease(reason);
+    await note.keep(NO_LOG);
+    // Its name may have been made all the same.
+    await place.remove();
+    this.#isLost = true;
+  }
+
+  #warnOfRelease(reason: string): void {
+    const { volumeName, logger } = this.#options;
+    logger.warn({ volume: volumeName, reason }, 'the last point of the replica was given up');
+  }
+
+  /** What was stored until now is a state of the volume, once it is durable. */
+  async #settle(point: RecoveryPoint | null, committing: Promise<void>): Promise<void> {
+    try {
+      await committing;
+      if (this.#log || this.#isLost) await this.#drop(this.#log);
+      this.#settled = point;
+    } finally {
+      this.#settling = undefined;
     }
   }
 

@@ -93,13 +93,13 @@ class World {
         await this.#readMissing(count * 3);
         break;
       case 'commit':
-        await this.store.commit(false);
+        await this.store.commit();
         break;
       case 'settle':
       case 'settleUnderWrites': {
         this.place.syncFaults = 0;
         await this.#readMissing(SECTORS);
-        const settling = this.store.commit(true);
+        const settling = this.store.commit(this.point ?? null);
         settling.catch(() => undefined);
         if (op === 'settleUnderWrites') await this.#append([this.#change('write', at, length)]);
         await settling;

@@ -1,9 +1,10 @@
 // A store that can be put back: what it does without room, with a log that is damaged, foreign or gone, and with a disk
 // that can't be read. Nothing is overwritten that is not kept, unless somebody said so; and what is lost is said.
 import { describe, expect, it } from 'vitest';
+import { deferred } from '../../../src/base/lifecycle.ts';
 import { silentLogger } from '../../../src/base/log.ts';
 import type { Mutation } from '../../../src/blockdev/mutation.ts';
-import { memoryRecord } from '../../../src/rephub/record-file.ts';
+import { memoryRecord, type RecordPlace } from '../../../src/rephub/record-file.ts';
 import { type Recovery, recoverImage } from '../../../src/rephub/recover.ts';
 import type { RecoveryPoint } from '../../../src/rephub/recovery-point.ts';
 import { emptyRecord } from '../../../src/rephub/replica-record.ts';
@@ -50,17 +51,20 @@ function setUp(options: Partial<UndoStoreOptions> = {}, content = pattern(SIZE, 
       ...options,
       ...more,
     });
-  const recover = (): Promise<Recovery> =>
-    recoverImage({
-      path: 'image',
-      record: memoryRecord(),
-      undo: place,
-      openImage: async () => rigImage(image, new Fate()),
-      look: async () => undefined,
-      checkOnly: false,
-      logger: silentLogger,
-    });
+  const recover = (): Promise<Recovery> => recoverFrom(image, place, memoryRecord());
   return { image, point, place, note, inner, open, recover };
+}
+
+function recoverFrom(image: CachedBytes, undo: MemoryUndoPlace, record: RecordPlace): Promise<Recovery> {
+  return recoverImage({
+    path: 'image',
+    record,
+    undo,
+    openImage: async () => rigImage(image, new Fate()),
+    look: async () => undefined,
+    checkOnly: false,
+    logger: silentLogger,
+  });
 }
 
 /** Overwrites `count` blocks from `first` on. */
@@ -125,7 +129,7 @@ describe('an undo log without room', () => {
     place.losePower(() => 0.9);
     await expect(recover()).rejects.toThrow(/can't be put back: .*no room/);
     // Once the image is a state of its volume again, all of that is forgotten.
-    await store.commit(true);
+    await store.commit(POINT);
     expect([store.undo, place.bytes, note.logId]).toEqual([{ state: 'none' }, undefined, null]);
   });
 
@@ -136,8 +140,43 @@ describe('an undo log without room', () => {
     expect(store.undo).toEqual({ state: 'givenUp', reason: 'switched off (--undo-bytes 0)' });
     expect(place.bytes!.visible.length).toBe(BATCHES_OFFSET);
     await expect(recover()).rejects.toThrow('--undo-bytes 0');
-    await store.commit(true);
+    await store.commit(POINT);
     expect(place.bytes).toBeUndefined();
+  });
+
+  it('is given up also where not even that can be said in a log: the note says it', async () => {
+    const { image, place, note, open } = setUp({ whenFull: 'release' });
+    place.roomBytes = 0;
+    const store = await open();
+    await store.append([write(0, 5)], POINT);
+    expect(image.visible.subarray(0, 5 * BLOCK).equals(pattern(5 * BLOCK, 2))).toBe(true);
+    expect([store.undo.state, store.fateOf(POINT), place.bytes]).toEqual(['givenUp', 'left', undefined]);
+    const record = memoryRecord();
+    await record.save({ ...emptyRecord('v'), point: POINT, undoId: note.logId });
+    await expect(recoverFrom(image, place, record)).rejects.toThrow(LOG_IS_GONE);
+    place.roomBytes = Number.POSITIVE_INFINITY;
+    await store.append([write(10, 5)], POINT);
+    expect([store.undo.state, place.bytes]).toEqual(['givenUp', undefined]);
+    await store.commit(POINT);
+    expect([store.undo, note.logId]).toEqual([{ state: 'none' }, null]);
+  });
+
+  it('stays given up when the power fails after the disk did not take that', async () => {
+    const { image, place, open, recover } = setUp({ whenFull: 'release' });
+    place.roomBytes = BATCHES_OFFSET + 10 * BLOCK;
+    const store = await open();
+    await store.append([write(0, 5)], POINT);
+    place.syncFaults = 1;
+    await expect(store.append([write(20, 20)], POINT)).rejects.toThrow('input/output error');
+    await store.close();
+    const again = await open();
+    expect(again.undo.state).toBe('givenUp');
+    await again.append([write(20, 20)], POINT);
+    await again.close();
+    const mixed = Buffer.from(image.visible);
+    place.losePower(() => 0.9);
+    await expect(recover()).rejects.toThrow(/can't be put back: .*no room/);
+    expect(image.visible.equals(mixed)).toBe(true);
   });
 
   it('has its own limit', async () => {
@@ -264,7 +303,7 @@ describe('a log that is not the one', () => {
     expect(next.undo).toEqual({ state: 'givenUp', reason: LOG_IS_GONE });
     await next.append([write(10, 2)], { ...POINT });
     expect([next.undo.state, next.fateOf(POINT), place.bytes]).toEqual(['givenUp', 'left', undefined]);
-    await next.commit(true);
+    await next.commit(POINT);
     expect([next.undo, note.logId]).toEqual([{ state: 'none' }, null]);
     await next.append([write(10, 2, 9)], { ...POINT });
     expect(next.undo.state).toBe('open');
@@ -274,15 +313,7 @@ describe('a log that is not the one', () => {
     const record = memoryRecord();
     await record.save({ ...emptyRecord('v'), point: POINT, undoId: 'a'.repeat(32) });
     const { image } = setUp();
-    const recovering = recoverImage({
-      path: 'image',
-      record,
-      undo: new MemoryUndoPlace(),
-      openImage: async () => rigImage(image, new Fate()),
-      look: async () => undefined,
-      checkOnly: true,
-      logger: silentLogger,
-    });
+    const recovering = recoverFrom(image, new MemoryUndoPlace(), record);
     await expect(recovering).rejects.toThrow(LOG_IS_GONE);
   });
 
@@ -296,9 +327,72 @@ describe('a log that is not the one', () => {
   });
 });
 
+describe('a point that is settled', () => {
+  /** Commits of the image wait for the test. */
+  function gate(inner: RigStore): () => void {
+    const commit = inner.commit.bind(inner);
+    const ended = deferred<void>();
+    inner.commit = async () => {
+      await ended.promise;
+      return commit();
+    };
+    return () => ended.resolve();
+  }
+
+  it('gets no log from what comes while that is made durable, though nothing came before', async () => {
+    const { place, note, inner, open } = setUp();
+    const store = await open();
+    const end = gate(inner);
+    // All that was compared was equal: the image was never left.
+    const settling = store.commit(POINT);
+    const appending = store.append([write(0, 2)], POINT);
+    end();
+    await Promise.all([settling, appending]);
+    expect([store.undo, place.bytes, note.logId, inner.writes]).toEqual([
+      { state: 'none' },
+      undefined,
+      null,
+      1,
+    ]);
+    await store.append([write(4, 2)], POINT);
+    expect(store.undo).toEqual({ state: 'none' });
+  });
+
+  it('takes the log of an earlier point with it', async () => {
+    const { place, inner, open } = setUp();
+    const store = await open();
+    await store.append([write(0, 2)], POINT);
+    const later = { ...POINT, sequence: 20 };
+    const end = gate(inner);
+    const settling = store.commit(later);
+    await store.append([write(4, 2)], later);
+    expect(store.undo).toMatchObject({ state: 'open', point: POINT });
+    end();
+    await settling;
+    expect([store.undo, place.bytes]).toEqual([{ state: 'none' }, undefined]);
+  });
+
+  it('is not mixed up with one that is left meanwhile: that gets a log of its own', async () => {
+    const { image, inner, open, recover } = setUp();
+    const store = await open();
+    await store.append([write(0, 2)], POINT);
+    const point = Buffer.from(image.visible);
+    const end = gate(inner);
+    const settling = store.commit(POINT);
+    const left = { ...POINT, sequence: 20 };
+    const appending = store.append([write(4, 2)], left);
+    end();
+    await Promise.all([settling, appending]);
+    expect(store.undo).toMatchObject({ state: 'open', point: left });
+    await store.close();
+    expect((await recover()).point).toEqual(left);
+    expect(image.durable.equals(point)).toBe(true);
+  });
+});
+
 describe('a range of any length', () => {
   it('is looked through in turns: others are not kept waiting', async () => {
-    const sizeBytes = 32 * 1024 * KIB;
+    const sizeBytes = 24 * 1024 * KIB;
     const { open } = setUp({}, Buffer.alloc(sizeBytes));
     const store = await open();
     let turns = 0;
