@@ -179,7 +179,7 @@ export class Catalog {
 
   /** How an undo log knows the image. */
   async #imageOf(place: ReplicaPlace): Promise<string> {
-    return imageName(place.path, await this.look(place, false));
+    return imageName(path.resolve(place.path), await this.look(place, false));
   }
 
   #fileOf(place: ReplicaPlace, suffix: string): string | undefined {

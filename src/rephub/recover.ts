@@ -149,9 +149,10 @@ function checkLog(
   }
   if (!record) return;
   if (isOutdated(head.point, record)) {
-    throw new OperationError(`the undo log ${undo.path} is older than what the replica has reached since`, {
-      hint: 'it was put there from a copy; move it away',
-    });
+    throw new OperationError(
+      `the undo log ${undo.path} is out of date: the replica has been further since, or was changed by others`,
+      { hint: 'nothing can be put back by it; move it away' },
+    );
   }
   // What an earlier attempt changed is no stranger's doing.
   if (state === 'open') checkImage(path, record, look);

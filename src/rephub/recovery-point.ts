@@ -49,11 +49,12 @@ export function isOutdated(
     readonly generation: number;
     readonly sequence: number;
     readonly isChosen: boolean;
+    readonly isHeld: boolean;
     readonly point: RecoveryPoint | null;
   },
 ): boolean {
   // Somebody chose what is to become of an image that others had changed.
-  if (record.isChosen && record.point === null) return true;
+  if ((record.isChosen || record.isHeld) && record.point === null) return true;
   if (record.sequence === 0 || point.sequence === null) return false;
   if (record.generation !== point.generation) return record.generation > point.generation;
   return record.sequence > point.sequence;

@@ -44,6 +44,7 @@ export class ReplicaContent {
   #lane: StoreLane | undefined;
   #opening: Promise<unknown> = Promise.resolve();
   #closed = false;
+  #isLetGo = false;
   /** The undo log was found damaged. */
   #undoLost: UndoStatus | undefined;
 
@@ -104,7 +105,8 @@ export class ReplicaContent {
   /**
    * Opens the store for a volume of `sizeBytes` unless it is open; one at a time.
    * @param grows the volume is known, and has become larger: what is there stays, what is new is unread
-   * @returns whether the content of an earlier size was forgotten
+   * @returns whether what is known of it is void: it has another size (unless it grows), was let go, or is without the
+   *   undo log that it was left with: somebody put it back, or took that away
    * @throws OperationError
    */
   open(sizeBytes: number, grows = false): Promise<boolean> {
@@ -113,8 +115,9 @@ export class ReplicaContent {
     return opening;
   }
 
-  /** Closes the store, if it is open, until `open` is called again. Only while nobody replicates. */
+  /** Closes the store, if it is open: whoever opens it next begins anew. Only while nobody replicates. */
   letGo(): Promise<void> {
+    this.#isLetGo = true;
     const closing = this.#opening.then(() => this.#lane?.close());
     this.#opening = closing.catch(() => undefined);
     return closing;
@@ -233,6 +236,7 @@ export class ReplicaContent {
     // it grows from what was stored well.
     if (grows) await this.#lane?.idle();
     const wasClosed = await closedWell(this.#lane);
+    const undoBefore = this.#lane?.undo?.state;
     const store = await this.#openStore(sizeBytes, grows);
     const keeps = grows && wasClosed && sizeBytes > this.#engine.sizeBytes;
     if (keeps) this.#engine.grow(sizeBytes);
@@ -251,7 +255,10 @@ export class ReplicaContent {
       },
     });
     this.#lane = lane;
-    return isNew;
+    const isPutBack = undoBefore === 'open' && store.undo?.state !== 'open';
+    const isVoid = isNew || this.#isLetGo || isPutBack;
+    this.#isLetGo = false;
+    return isVoid;
   }
 
   async #openStore(sizeBytes: number, grows: boolean): Promise<ReplicaStore> {

@@ -8,9 +8,9 @@ import type { Claim, Recorded, StartPairing } from '../repwire/messages.ts';
 import type { RecordPlace } from './record-file.ts';
 import { inexactly, pointAt, type RecoveryPoint, UNKNOWN_POINT } from './recovery-point.ts';
 import type { AgentIdentity } from './replica-link.ts';
-import { emptyRecord, type ImageLook, type ReplicaRecord } from './replica-record.ts';
+import { emptyRecord, type ImageLook, type ReplicaRecord, recordedPoint } from './replica-record.ts';
 import type { UndoNote } from './undo-store.ts';
-import { type Conflict, judge, type Verdict } from './verdict.ts';
+import { type Conflict, judge, judgeImage, STRANGE_IMAGE, type Verdict } from './verdict.ts';
 
 /** From one record of a position to the next, ms. */
 const RECORD_MS = 1000;
@@ -46,20 +46,14 @@ export interface Beginning {
 /** What to do about a conflict: the agent's disk counts and is synchronised over the replica, or the replica is kept. */
 export type Resolution = 'agent' | 'replica';
 
-/** Conflicts in which nobody knows what the image holds. */
-const STRANGE_IMAGE: ReadonlySet<Conflict> = new Set([
-  'record-damaged',
-  'image-replaced',
-  'image-rolled-back',
-  'image-changed',
-]);
-
 interface Open {
   readonly conflict: Conflict;
   readonly agentId: string | null;
 }
 
 export class ReplicaMemory {
+  /** Others changed the image while the hub did not have it, and nobody has decided yet what follows. */
+  isStrange = false;
   readonly #options: ReplicaMemoryOptions;
   #record: ReplicaRecord | 'damaged' | undefined;
   #isLoaded = false;
@@ -93,7 +87,7 @@ export class ReplicaMemory {
    */
   async prepare(): Promise<boolean> {
     const isOther = !this.#isLoaded || !this.#isWatched ? await this.#load() : false;
-    if (!this.#isWatched) this.#look = await this.#options.look(false);
+    if (!this.#isWatched) await this.#lookAt();
     return isOther;
   }
 
@@ -192,7 +186,7 @@ export class ReplicaMemory {
       undoId: now?.undoId ?? this.#undoId,
     }));
     this.#point = point;
-    this.#isWatched = true;
+    this.#watch();
     this.#follow ??= setInterval(() => void this.#followImage(), FOLLOW_MS).unref();
     const recalls = verdict.kind === 'recall';
     return {
@@ -206,7 +200,7 @@ export class ReplicaMemory {
 
   /** The image is open again, and the attachment of before goes on. */
   regained(): void {
-    if (this.#current) this.#isWatched = true;
+    if (this.#current) this.#watch();
   }
 
   /** The agent has kept the attachment: it answered, on this connection. */
@@ -275,13 +269,13 @@ export class ReplicaMemory {
     }
     const chosen = agentId ?? open?.agentId ?? this.#current?.agentId ?? null;
     const base = this.#current ?? emptyRecord(volumeName);
-    // An image that others changed is no state of the volume: whoever chooses the agent gives it up.
-    const isStrange = use === 'agent' && open !== undefined && STRANGE_IMAGE.has(open.conflict);
+    // An image that others changed is no state of the volume any more, whoever is chosen.
+    const isStrange = this.isStrange || (open !== undefined && STRANGE_IMAGE.has(open.conflict));
     if (isStrange) this.#point = null;
     const point = isStrange ? null : base.point;
     await this.#update(() =>
       use === 'replica'
-        ? { ...base, isHeld: true }
+        ? { ...base, point, isHeld: true }
         : { ...base, point, agentId: chosen, pairing: 0n, isClean: false, isChosen: true, isHeld: false },
     );
     if (use === 'agent') this.#conflict = undefined;
@@ -323,6 +317,23 @@ export class ReplicaMemory {
     if (!this.#isLoaded || isOther) this.#point = recordedPoint(now);
     this.#isLoaded = true;
     return isOther;
+  }
+
+  #watch(): void {
+    this.#isWatched = true;
+    this.isStrange = false;
+  }
+
+  async #lookAt(): Promise<void> {
+    this.#look = await this.#options.look(false);
+    const record = this.#current;
+    this.isStrange = !!(
+      record?.image &&
+      this.#look &&
+      judgeImage(record, record.image, this.#look) !== undefined
+    );
+    // Nothing is told of an image that others changed.
+    if (this.isStrange) this.#point = null;
   }
 
   /** @throws OperationError */
@@ -403,9 +414,14 @@ export class ReplicaMemory {
 
   /** What can't be written now is written with whatever comes next. */
   async #tryUpdate(change: (record: ReplicaRecord) => ReplicaRecord): Promise<boolean> {
+    let isOurs = false;
     try {
-      await this.#update((now) => change(now!));
-      return true;
+      await this.#update((now) => {
+        // While the hub does not have the image, the record may be that of a recovery.
+        isOurs = this.#isWatched;
+        return isOurs ? change(now!) : undefined;
+      });
+      return isOurs;
     } catch (error) {
       this.#options.logger.error(
         { volume: this.#options.volumeName, reason: errorMessage(error) },
@@ -416,9 +432,10 @@ export class ReplicaMemory {
   }
 
   /** One after the other, each from what the one before left. @throws OperationError */
-  #update(change: (record: ReplicaRecord | undefined) => ReplicaRecord): Promise<void> {
+  #update(change: (record: ReplicaRecord | undefined) => ReplicaRecord | undefined): Promise<void> {
     const updating = this.#writing.then(async () => {
       const record = change(this.#current);
+      if (!record) return;
       const image = (await this.#options.look(true)) ?? record.image;
       const written = { ...record, image, writtenAtMs: Date.now() };
       await this.#options.place.save(written);
@@ -427,12 +444,6 @@ export class ReplicaMemory {
     this.#writing = updating.catch(() => undefined);
     return updating;
   }
-}
-
-/** As it was closed, or, when the hub was killed, at least that. */
-function recordedPoint(record: ReplicaRecord | undefined): RecoveryPoint | null {
-  if (!record?.point) return null;
-  return { ...record.point, isExact: record.point.isExact && record.isClean };
 }
 
 function pairingOf(verdict: Exclude<Verdict, { kind: 'refuse' }>, before: ReplicaRecord | undefined): bigint {

@@ -77,6 +77,12 @@ export function emptyRecord(volumeName: string): ReplicaRecord {
   };
 }
 
+/** What the image held as it was closed, or, when the hub was killed, at least. */
+export function recordedPoint(record: ReplicaRecord | undefined): RecoveryPoint | null {
+  if (!record?.point) return null;
+  return { ...record.point, isExact: record.point.isExact && record.isClean };
+}
+
 /** As it stands in the file. */
 type Written = Omit<ReplicaRecord, 'pairing' | 'previousPairing'> & {
   readonly version: number;

@@ -121,7 +121,6 @@ export class Replica {
     try {
       if (!this.content.isOpen) this.memory.released();
       const wasPutBack = await this.memory.prepare();
-      // With another size it is void, unless that only grew.
       const isVoid = (await this.content.open(sizeBytes, grows)) || wasPutBack;
       if (isVoid) this.#standing.forget();
       if (wasPutBack) this.content.guard(null);
@@ -190,8 +189,7 @@ export class Replica {
     assert(this.#link, 'detach without a connection');
     this.history.noteLag(this);
     this.history.detaching(reason);
-    const isWhole = this.isConsistent;
-    const received = this.receivedSequence;
+    const { isConsistent: isWhole, receivedSequence: received } = this;
     if (isWhole) this.memory.passed(received, this.#ledger.madeUs(true), true);
     this.#standing.end(received);
     this.#link = undefined;
@@ -426,7 +424,10 @@ export class Replica {
     const isVoid = await this.prepare(this.sizeBytes).catch(() => undefined);
     if (!this.#link) return;
     if (isVoid === undefined) this.#heal.start();
-    else if (isVoid) this.#link.end(new Error('the replica was put back while the hub did not have it'));
+    else if (isVoid)
+      this.#link.end(
+        new Error('the replica was put back, or its undo log taken away, while the hub did not have it'),
+      );
     if (isVoid !== false || this.#state !== 'failed') return;
     this.memory.regained();
     this.engine.beginRound();

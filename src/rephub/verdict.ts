@@ -37,6 +37,14 @@ export const CONFLICTS = {
 } as const;
 export type Conflict = keyof typeof CONFLICTS;
 
+/** Conflicts in which nobody knows what the image holds. */
+export const STRANGE_IMAGE: ReadonlySet<Conflict> = new Set([
+  'record-damaged',
+  'image-replaced',
+  'image-rolled-back',
+  'image-changed',
+]);
+
 export interface Case {
   readonly record: ReplicaRecord | 'damaged' | undefined;
   /** As it looks now; undefined when it can't be told, or the hub has had it in its hands all the time. */

@@ -27,7 +27,7 @@ export class UndoImages extends MemoryImages {
   /** @param stateDir the hub's @throws OperationError, also when the hub has the image */
   async recover(volumeName: string, stateDir: string, checkOnly = false): Promise<Recovery> {
     return recoverImage({
-      path: volumeName,
+      path: path.resolve(volumeName),
       record: recordFile(path.join(stateDir, 'replicas', `${volumeName}%record`)),
       undo: this.undo(volumeName),
       openImage: async () => {

@@ -1,9 +1,9 @@
 // What a hub keeps of a replica, over attachments that come to nothing.
-import { setImmediate as turn } from 'node:timers/promises';
+import { setTimeout as sleep, setImmediate as turn } from 'node:timers/promises';
 import { describe, expect, test, vi } from 'vitest';
 import { silentLogger } from '../../../src/base/log.ts';
 import { memoryRecord } from '../../../src/rephub/record-file.ts';
-import type { RecoveryPoint } from '../../../src/rephub/recovery-point.ts';
+import { isOutdated, type RecoveryPoint } from '../../../src/rephub/recovery-point.ts';
 import {
   type Beginning,
   ReplicaMemory,
@@ -212,5 +212,44 @@ describe('the last state of a volume', () => {
     other.released();
     await place.save({ ...(await kept()), point: EARLIER, isClean: true, writtenAtMs: 2 });
     expect([await other.prepare(), other.point]).toEqual([true, EARLIER]);
+  });
+
+  test('is not told of an image that others changed, nor kept, whoever is chosen', async () => {
+    for (const use of ['agent', 'replica'] as const) {
+      const place = memoryRecord();
+      const look = { identity: '1:1', changedAtNs: '5000000000', isEmpty: false };
+      const first = await emptyMemory({ place, look: async () => look });
+      await begin(first, claim(7n, 1));
+      first.passed(5, 1_000_000, true);
+      await first.close(true, true);
+      const changed = { ...look, changedAtNs: '9000000000' };
+      const memory = await emptyMemory({ place, look: async () => changed });
+      expect([memory.point, memory.isStrange]).toEqual([null, true]);
+      const { pairing, generation } = (await place.load()) as ReplicaRecord;
+      await expect(begin(memory, claim(pairing, generation))).rejects.toThrow('was changed');
+      await memory.resolve(use, undefined);
+      const record = (await place.load()) as ReplicaRecord;
+      expect([record.point, record.image, isOutdated(EARLIER, record)]).toEqual([null, changed, true]);
+    }
+  });
+
+  test('is not recorded while the hub does not have the image: a recovery may have recorded another', async () => {
+    const place = memoryRecord();
+    const memory = await emptyMemory({ place });
+    await begin(memory, claim(7n, 1));
+    memory.released();
+    const recovered = { ...((await place.load()) as ReplicaRecord), point: EARLIER, writtenAtMs: 1 };
+    await place.save(recovered);
+    memory.reached(9, 2_000_000);
+    memory.verified();
+    // The first position is recorded without a wait.
+    await sleep(5);
+    expect(await place.load()).toEqual(recovered);
+    expect([await memory.prepare(), memory.point]).toEqual([true, { ...EARLIER, isExact: false }]);
+    memory.regained();
+    memory.verified();
+    await turn();
+    expect(((await place.load()) as ReplicaRecord).verifiedAtMs).toBeGreaterThan(0);
+    await memory.close(true);
   });
 });
