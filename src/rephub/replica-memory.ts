@@ -10,7 +10,7 @@ import { inexactly, pointAt, type RecoveryPoint, UNKNOWN_POINT } from './recover
 import type { AgentIdentity } from './replica-link.ts';
 import { emptyRecord, type ImageLook, type ReplicaRecord, recordedPoint } from './replica-record.ts';
 import type { UndoNote } from './undo-store.ts';
-import { type Conflict, judge, judgeImage, STRANGE_IMAGE, type Verdict } from './verdict.ts';
+import { type Conflict, isChanged, judge, STRANGE_IMAGE, type Verdict } from './verdict.ts';
 
 /** From one record of a position to the next, ms. */
 const RECORD_MS = 1000;
@@ -326,12 +326,7 @@ export class ReplicaMemory {
 
   async #lookAt(): Promise<void> {
     this.#look = await this.#options.look(false);
-    const record = this.#current;
-    this.isStrange = !!(
-      record?.image &&
-      this.#look &&
-      judgeImage(record, record.image, this.#look) !== undefined
-    );
+    this.isStrange = isChanged(this.#current, this.#look);
     // Nothing is told of an image that others changed.
     if (this.isStrange) this.#point = null;
   }

@@ -118,6 +118,11 @@ export function judgeImage(record: ReplicaRecord, then: ImageLook, now: ImageLoo
   return Number(nowNs / 1_000_000n) > lastMs + RECORD_SLACK_MS ? 'image-changed' : undefined;
 }
 
+/** Whether others changed the image, as far as its look tells. */
+export function isChanged(record: ReplicaRecord | undefined, now: ImageLook | undefined): boolean {
+  return !!record?.image && !!now && judgeImage(record, record.image, now) !== undefined;
+}
+
 /** The agent has kept what the hub knows that it had kept before the newest attachment. */
 function isPrevious({ previousPairing, previousGeneration }: ReplicaRecord, claim: Claim): boolean {
   return claim.pairing === previousPairing && claim.generation === previousGeneration;

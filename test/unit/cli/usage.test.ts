@@ -49,7 +49,7 @@ describe('wrong use is refused in one line that says what is wrong and what is a
   test.each<[string[], RegExp]>([
     [
       [],
-      /a command is missing; commands: serve, hub, status, wait, verify, resize, resolve, pause, resume, readonly, adjust, filters, bench, demo/,
+      /a command is missing; commands: serve, hub, status, wait, verify, resize, resolve, recover, pause, resume, readonly, adjust, filters, bench, demo/,
     ],
     [['serv'], /unknown command "serv" \(did you mean serve\?\)/],
     [['help', 'sevre'], /unknown command "sevre" \(did you mean serve\?\)/],
@@ -157,6 +157,7 @@ describe('help', () => {
       'verify',
       'resize',
       'resolve',
+      'recover',
       'pause',
       'resume',
       'readonly',
