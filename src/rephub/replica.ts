@@ -406,9 +406,8 @@ export class Replica {
     const { pointFate } = this.content;
     if (pointFate === 'kept') return;
     this.#ledger.unsettle();
-    const isLeft = pointFate === 'left';
-    const timeUs = this.#ledger.madeUs(false);
-    this.content.guard(isLeft ? this.memory.lost() : this.memory.durable(this.#ackedSequence, timeUs));
+    const durable = () => this.memory.durable(this.#ackedSequence, this.#ledger.madeUs(false));
+    this.content.guard(pointFate === 'left' ? this.memory.lost() : durable());
   }
 
   #storeFailed(error: unknown): void {
