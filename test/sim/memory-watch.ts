@@ -17,6 +17,14 @@ export interface Beginnings {
   refused: number;
 }
 
+/** What shows that something was tampered with: the image itself, or what both sides remember of each other. */
+export type Evidence = 'image' | 'memories';
+
+interface Conflict {
+  readonly why: string;
+  readonly shownBy: Evidence;
+}
+
 export class MemoryWatch {
   readonly begun: Beginnings = { recall: 0, exact: 0, compare: 0, new: 0, refused: 0 };
   readonly #world: World;
@@ -24,7 +32,7 @@ export class MemoryWatch {
   readonly #excuses = new Map<WorldVolume, Set<string>>();
   /** Why an agent may be refused, and why it has to be, until somebody has chosen. */
   readonly #suspicions = new Map<WorldVolume, string>();
-  readonly #conflicts = new Map<WorldVolume, string>();
+  readonly #conflicts = new Map<WorldVolume, Conflict>();
   readonly #refused = new Set<WorldVolume>();
   /** Sectors that the hub knew to be unread when a recall began. */
   readonly #unread = new Map<WorldVolume, boolean[]>();
@@ -43,15 +51,15 @@ export class MemoryWatch {
 
   /**
    * Somebody put something else in a place.
-   * @param mustRefuse an agent may not begin before somebody has chosen
+   * @param shownBy an agent may not begin before somebody has chosen, as long as there is this to show it
    * @param isAll nothing of before is left that could show anything
    */
-  tampered(volume: WorldVolume, why: string, mustRefuse: boolean, isAll = false): void {
-    this.#world.tell(`${volume.name}: ${why}${mustRefuse ? ', a conflict' : ''}`);
+  tampered(volume: WorldVolume, why: string, shownBy: Evidence | undefined, isAll = false): void {
+    this.#world.tell(`${volume.name}: ${why}${shownBy ? ', a conflict' : ''}`);
     this.excuse(volume, why);
     this.#suspicions.set(volume, why);
     if (isAll) this.#conflicts.delete(volume);
-    if (mustRefuse) this.#conflicts.set(volume, why);
+    if (shownBy) this.#conflicts.set(volume, { why, shownBy });
   }
 
   /** Volumes whose agent was refused, and nobody has chosen yet. */
@@ -77,7 +85,10 @@ export class MemoryWatch {
 
   attached(volume: WorldVolume, how: Beginning | undefined, claim: Claim | undefined): void {
     const conflict = this.#conflicts.get(volume);
-    if (conflict !== undefined) this.#world.fail(`${volume.name}: ${conflict}, and the hub goes on`);
+    // An agent whose map was emptied, since it could not be written, has forgotten what would show that it was put back.
+    const isForgotten = conflict?.shownBy === 'memories' && claim?.pairing === 0n;
+    if (conflict && !isForgotten) this.#world.fail(`${volume.name}: ${conflict.why}, and the hub goes on`);
+    this.#conflicts.delete(volume);
     this.#refused.delete(volume);
     this.#unread.delete(volume);
     if (!how) return;

@@ -54,7 +54,8 @@ export function replaceImage(
   if (world.wrong !== undefined) return;
   disk.replace(tags, world.clock.wallMsOf(world.hubHost));
   world.imageReplaced(volume);
-  world.memory.tampered(volume, 'the image was replaced', recordsOf(world, volume).length > 0);
+  const isRecorded = recordsOf(world, volume).length > 0;
+  world.memory.tampered(volume, 'the image was replaced', isRecorded ? 'image' : undefined);
 }
 
 /** While no hub runs, its machine is restored: its records, its images, or both. */
@@ -72,7 +73,7 @@ export function restoreHub(world: World, copy: MachineCopy, what: 'records' | 'i
     world.memory.tampered(
       volume,
       `the hub's ${what} are those of before`,
-      what === 'images' || isHubBehind(world, volume),
+      what === 'images' ? 'image' : isHubBehind(world, volume) ? 'memories' : undefined,
       what === 'all' || recordsOf(world, volume).length === 0,
     );
   }
@@ -101,7 +102,7 @@ export function restoreAgent(
       volume.disk.replace(disk.tags, disk.changedAtMs);
       volume.isReplaced = true;
     }
-    world.memory.tampered(volume, `the agent's ${what} is that of before`, isBehind);
+    world.memory.tampered(volume, `the agent's ${what} is that of before`, isBehind ? 'memories' : undefined);
   }
   if (isReboot) agents.rebooted();
 }
