@@ -101,7 +101,7 @@ describe('a paused disk', () => {
       expect(digest(path)).not.toBe(first);
     }
     await load.stop();
-    expect((await runCli(['wait', '--timeout', '60', '--control', serve.control])).code).toBe(0);
+    await waitProtected(serve, 60);
     expect(await cli(serve, 'verify')).toMatch(/^0 a: 16 MiB compared in .*, equal$/);
   });
 

@@ -8,6 +8,7 @@ import { silentLogger } from '../../src/base/log.ts';
 import type { BlockDevice } from '../../src/blockdev/block-device.ts';
 import { openNbdDevice } from '../../src/blockdev/nbd-client/index.ts';
 import type { VolumeStatus } from '../../src/control/status.ts';
+import { BITS_OFFSET } from '../../src/repagent/sidecar-head.ts';
 import { type CliProcess, runCli, startHub, startServe } from '../support/cli.ts';
 import { readStatus, remoteReadBytes, waitProtected } from '../support/rig.ts';
 import { type TempDir, tempDir } from '../support/temp-dir.ts';
@@ -71,6 +72,16 @@ class Pair {
     return (await volumeOf(this.hub))!;
   }
 
+  /** Waits until the agent's map names nothing: what a hub has recorded leaves it, a second or so later. */
+  async recorded(): Promise<void> {
+    const hasNone = (): boolean =>
+      fs
+        .readFileSync(dir.file('agent-state/maps/a.map'))
+        .subarray(BITS_OFFSET)
+        .every((byte) => byte === 0);
+    await waitUntil(hasNone, { what: 'a map that names nothing', timeoutMs: 20_000, intervalMs: 20 });
+  }
+
   /** The disk and the replica, while nobody writes. */
   expectEqual(): void {
     expect(spawnSync('cmp', [dir.file('a.img'), this.replica]).stdout.toString()).toBe('');
@@ -113,6 +124,7 @@ describe('only what changed is read again', () => {
     await pair.startHub();
     await pair.startAgent();
     await pair.protected();
+    await pair.recorded();
     const guest = await pair.guest();
     const before = 20;
     await write(guest, 10, before);

@@ -5,11 +5,12 @@ import { randomBytes } from 'node:crypto';
 import fs from 'node:fs';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { silentLogger } from '../../src/base/log.ts';
+import { sleep } from '../../src/base/sleep.ts';
 import { openNbdDevice } from '../../src/blockdev/nbd-client/index.ts';
 import type { HubVolumeStatus } from '../../src/control/status.ts';
 import { type CliProcess, runCli, startHub, startServe } from '../support/cli.ts';
 import { runPeerOk } from '../support/peers.ts';
-import { readStats, readStatus, waitProtected } from '../support/rig.ts';
+import { readStats, readStatus, waitProtected, waitReached } from '../support/rig.ts';
 import { type TempDir, tempDir } from '../support/temp-dir.ts';
 import { waitUntil } from '../support/wait-until.ts';
 
@@ -22,6 +23,9 @@ type Name = (typeof NAMES)[number];
 
 /** Where the bits of a map's file begin, and how many of them are set is how much it says is missing. */
 const BITS_OFFSET = 8192;
+
+/** Between two looks at the lag. */
+const LOOK_EVERY_MS = 100;
 
 /** How much longer than without it something may take while a hub is dead, ms. */
 const MAX_MORE_MS = 100;
@@ -80,9 +84,9 @@ class Trio {
     return volume!.hubs!.find(({ hub }) => hub === name)!;
   }
 
-  async wait(...args: string[]): Promise<void> {
-    const result = await runCli(['wait', '--timeout', '40', '--control', this.agent.control, ...args]);
-    expect([result.code, result.stderr]).toEqual([0, '']);
+  /** As `repagent wait --hub near` does. */
+  waitForNear(): Promise<void> {
+    return waitReached(this.agent, { hub: 'near' });
   }
 
   /** Bytes that each hub had read from the agent's disk since the agent began. */
@@ -151,6 +155,7 @@ async function load(trio: Trio, seconds: number): Promise<Figures> {
     const { state, lagMs, dirtyBytes } = await trio.at('near');
     expect([state, typeof lagMs], `with ${dirtyBytes} bytes dirty`).toEqual(['protected', 'number']);
     lags.push(lagMs!);
+    await sleep(LOOK_EVERY_MS);
   }
   const output = await fio;
   const [job] = (JSON.parse(output.slice(output.indexOf('{'))) as FioReport).jobs;
@@ -199,7 +204,7 @@ describe('two hubs', () => {
     const alone = await load(trio, 4);
     expect(await trio.at('far')).toMatchObject({ state: 'degraded' });
     expect((await trio.at('far')).dirtyBytes).toBeGreaterThan(100 * CHUNK);
-    await trio.wait('--hub', 'near');
+    await trio.waitForNear();
     await trio.startHub('far');
     const again = await load(trio, 4);
     process.stdout.write(`  ${JSON.stringify({ calm, alone, again })}\n`);
@@ -216,7 +221,7 @@ describe('two hubs', () => {
     const trio = await Trio.start();
     await trio.hubs.far.kill();
     await trio.write(100, 10);
-    await trio.wait('--hub', 'near');
+    await trio.waitForNear();
     await nearIsRecorded();
     expect(bitsIn('maps-2')).toBeGreaterThanOrEqual(10);
     await trio.write(300, 5);
@@ -236,7 +241,7 @@ describe('two hubs', () => {
     const trio = await Trio.start();
     await trio.agent.stop();
     await trio.startAgent('near');
-    await trio.wait();
+    await waitProtected(trio.agent);
     await trio.write(100, 10);
     await nearIsRecorded();
     await trio.agent.stop();

@@ -19,6 +19,7 @@ import type { BlockDevice } from '../../src/blockdev/block-device.ts';
 import { openNbdDevice } from '../../src/blockdev/nbd-client/index.ts';
 import type { ProcessStatus } from '../../src/control/status.ts';
 import { type CliProcess, runCli, startHub, startServe } from '../support/cli.ts';
+import { readStatus, waitProtected } from '../support/rig.ts';
 import { waitUntil } from '../support/wait-until.ts';
 
 const SIZE = 8 * 2 ** 20;
@@ -64,13 +65,6 @@ async function agent(port: number, args: string[] = []): Promise<CliProcess> {
   return started;
 }
 
-const waitProtected = (one: CliProcess) =>
-  runCli(['wait', '--state', 'protected', '--timeout', '30', '--control', one.control]);
-
-async function statusOf(one: CliProcess): Promise<ProcessStatus> {
-  return JSON.parse((await runCli(['status', '--json', '--control', one.control])).stdout) as ProcessStatus;
-}
-
 const equalFiles = (): boolean => readFileSync(disk).equals(readFileSync(replica));
 
 async function write(device: BlockDevice, offset: number, text: string): Promise<void> {
@@ -82,7 +76,10 @@ describe('replication from the command line', () => {
     const hubProcess = await hub();
     expect(hubProcess.stdout()).toMatch(/^listening repagent:\/\/127\.0\.0\.1:\d+\n$/);
     const agentProcess = await agent(hubProcess.port);
-    const waited = await waitProtected(agentProcess);
+    const waited = await runCli([
+      ...['wait', '--state', 'protected', '--timeout', '30'],
+      ...['--control', agentProcess.control],
+    ]);
     expect([waited.code, waited.stderr]).toEqual([0, '']);
 
     const device = await openNbdDevice(agentProcess.urls[0]!, { logger: silentLogger });
@@ -91,7 +88,7 @@ describe('replication from the command line', () => {
     await device.trim(2 ** 20, 2 ** 20, false);
     await device.flush();
     await device.close();
-    expect((await waitProtected(agentProcess)).code).toBe(0);
+    await waitProtected(agentProcess);
 
     const verified = await runCli(['verify', '--control', agentProcess.control]);
     expect(verified.stdout).toMatch(/^disk: 8 MiB compared in .*, equal\n$/);
@@ -101,7 +98,8 @@ describe('replication from the command line', () => {
       [agentProcess, 'agent'],
       [hubProcess, 'hub'],
     ] as const) {
-      const status = await statusOf(one);
+      const printed = await runCli(['status', '--json', '--control', one.control]);
+      const status = JSON.parse(printed.stdout) as ProcessStatus;
       expect(status).toMatchObject({ role, pid: one.pid, listening: one.urls });
       expect(status.volumes).toMatchObject([
         { name: 'disk', vmName: 'box', state: 'protected', sizeBytes: SIZE },
@@ -121,7 +119,7 @@ describe('replication from the command line', () => {
   test('--once ends the hub when the agent has shut down', async () => {
     const hubProcess = await hub(['--once']);
     const agentProcess = await agent(hubProcess.port);
-    expect((await waitProtected(agentProcess)).code).toBe(0);
+    await waitProtected(agentProcess);
     expect(await agentProcess.stop()).toEqual({ code: 0, signal: null });
     expect(await hubProcess.exited).toEqual({ code: 0, signal: null });
     expect(equalFiles()).toBe(true);
@@ -130,15 +128,15 @@ describe('replication from the command line', () => {
   test('a killed hub disturbs nobody, and a new one converges', async () => {
     const first = await hub();
     const agentProcess = await agent(first.port);
-    expect((await waitProtected(agentProcess)).code).toBe(0);
+    await waitProtected(agentProcess);
     const device = await openNbdDevice(agentProcess.urls[0]!, { logger: silentLogger });
     await first.kill();
     await write(device, 0, 'while the hub is away');
     await device.flush();
-    await waitUntil(async () => (await statusOf(agentProcess)).volumes[0]?.state === 'degraded', {
+    await waitUntil(async () => (await readStatus(agentProcess)).volumes[0]?.state === 'degraded', {
       what: 'degraded',
     });
-    const degraded = await statusOf(agentProcess);
+    const degraded = await readStatus(agentProcess);
     expect(degraded.volumes[0]!.dirtyBytes).toBeGreaterThan(0);
     const wait = await runCli(['wait', '--timeout', '0.3', '--control', agentProcess.control]);
     expect(wait.code).toBe(1);
@@ -146,7 +144,7 @@ describe('replication from the command line', () => {
       /not protected after 0\.3 s: box\/disk state=degraded .*hub 127\.0\.0\.1:\d+ is /,
     );
     const second = await hub([], `127.0.0.1:${first.port}`);
-    expect((await waitProtected(agentProcess)).code).toBe(0);
+    await waitProtected(agentProcess);
     await device.close();
     await agentProcess.stop();
     await second.stop();
@@ -156,7 +154,7 @@ describe('replication from the command line', () => {
   test('verify names the range that differs, from either side', async () => {
     const hubProcess = await hub();
     const agentProcess = await agent(hubProcess.port);
-    expect((await waitProtected(agentProcess)).code).toBe(0);
+    await waitProtected(agentProcess);
     const fd = openSync(replica, 'r+');
     writeSync(fd, Buffer.alloc(512, 'x'), 0, 512, 3 * 2 ** 20);
     closeSync(fd);
@@ -174,15 +172,20 @@ describe('replication from the command line', () => {
     }
   });
 
-  test('a small queue and filters around the mirror change nothing', async () => {
+  test('a small queue, a rate of reads, and filters around the mirror change nothing', async () => {
     const hubProcess = await hub();
     const filters = ['--filter', 'stats,quiet', '--filter', 'repagent', '--filter', 'log'];
-    const agentProcess = await agent(hubProcess.port, ['--queue-bytes', '64K', ...filters]);
-    expect((await waitProtected(agentProcess)).code).toBe(0);
+    const bounds = ['--queue-bytes', '64K', '--resync-rate', '20M'];
+    const agentProcess = await agent(hubProcess.port, [...bounds, ...filters]);
+    await waitProtected(agentProcess);
+    expect((await readStatus(agentProcess)).resyncReads).toMatchObject({
+      rate: 20 * 2 ** 20,
+      yielding: false,
+    });
     const device = await openNbdDevice(agentProcess.urls[0]!, { logger: silentLogger });
     await Promise.all(Array.from({ length: 200 }, (_, n) => write(device, n * 40960 + 100, `number ${n}`)));
     await device.close();
-    expect((await waitProtected(agentProcess)).code).toBe(0);
+    await waitProtected(agentProcess);
     await agentProcess.stop();
     await hubProcess.stop();
     expect(equalFiles()).toBe(true);
@@ -204,8 +207,8 @@ describe('replication from the command line', () => {
       ...state('agent2'),
     ]);
     running.push(two);
-    expect((await waitProtected(one)).code).toBe(0);
-    expect((await waitProtected(two)).code).toBe(0);
+    await waitProtected(one);
+    await waitProtected(two);
     const verified = await runCli(['verify', '--control', hubProcess.control]);
     expect(verified.stdout).toMatch(/box\/disk: 8 MiB .* equal\n.*second\/disk: 64 KiB .* equal/);
     await one.stop();
@@ -246,7 +249,7 @@ describe('what goes wrong', () => {
     await device.close();
     const status = await waitUntil(
       async () => {
-        const now = await statusOf(agentProcess);
+        const now = await readStatus(agentProcess);
         return now.link?.lastError ? now : undefined;
       },
       { what: 'an error of the link' },
@@ -262,7 +265,7 @@ describe('what goes wrong', () => {
     const agentProcess = await agent(hubProcess.port);
     const seen = await waitUntil(
       async () => {
-        const now = await statusOf(hubProcess);
+        const now = await readStatus(hubProcess);
         return now.volumes.find((volume) => volume.lastError !== null);
       },
       { what: "the hub's error" },

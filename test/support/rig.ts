@@ -4,12 +4,13 @@ import { randomFillSync } from 'node:crypto';
 import { closeSync, ftruncateSync, mkdtempSync, openSync, rmSync, writeSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { expect } from 'vitest';
+import { OperationError } from '../../src/base/errors.ts';
 import { MiB } from '../../src/base/limits.ts';
 import { parseControl } from '../../src/cli/parse-address.ts';
-import { fetchStats } from '../../src/control/client.ts';
+import { judge } from '../../src/cli/run/wait.ts';
+import { fetchStats, fetchStatus } from '../../src/control/client.ts';
 import type { ProcessStatus } from '../../src/control/status.ts';
-import { type CliProcess, runCli, startHub, startServe } from './cli.ts';
+import { type CliProcess, startHub, startServe } from './cli.ts';
 import { runPeerOk } from './peers.ts';
 import { waitUntil } from './wait-until.ts';
 
@@ -167,28 +168,38 @@ function assemble(
   };
 }
 
-/** `repagent wait`, as a script would use it. */
-export async function reachProtected(process: CliProcess, volume: string): Promise<void> {
-  const args = [
-    'wait',
-    '--state',
-    'protected',
-    '--volume',
-    volume,
-    '--timeout',
-    '60',
-    '--control',
-    process.control,
-  ];
-  const result = await runCli(args, { timeoutMs: 90_000 });
-  if (result.code !== 0) throw new Error(`repagent ${args.join(' ')}: ${result.stdout}${result.stderr}`);
+/** Waits for one volume, or for all, at one hub or at every one: what `repagent wait` does, without a process for it. */
+export async function waitReached(
+  process: CliProcess,
+  { volume, hub, timeoutS = 40 }: { volume?: string; hub?: string; timeoutS?: number } = {},
+): Promise<void> {
+  let why = 'nobody was asked';
+  const isReached = async (): Promise<boolean> => {
+    try {
+      const judged = judge(await readStatus(process), 'protected', volume, hub);
+      if (judged === 'reached') return true;
+      why = judged.why;
+    } catch (error) {
+      if (!(error instanceof OperationError)) throw error;
+      why = error.message;
+    }
+    return false;
+  };
+  try {
+    await waitUntil(isReached, { what: 'protected', timeoutMs: timeoutS * 1000, intervalMs: 20 });
+  } catch (error) {
+    throw new Error(`not protected after ${timeoutS} s: ${why}`, { cause: error });
+  }
 }
 
-/** `repagent status --json`. */
-export async function readStatus(process: CliProcess): Promise<ProcessStatus> {
-  const result = await runCli(['status', '--json', '--control', process.control]);
-  if (result.code !== 0) throw new Error(`repagent status: ${result.stdout}${result.stderr}`);
-  return JSON.parse(result.stdout) as ProcessStatus;
+/** Waits until a volume is protected. */
+export function reachProtected(process: CliProcess, volume: string): Promise<void> {
+  return waitReached(process, { volume, timeoutS: 60 });
+}
+
+/** What `repagent status --json` prints, without a process for it. */
+export function readStatus(process: CliProcess): Promise<ProcessStatus> {
+  return fetchStatus(parseControl(process.control));
 }
 
 /** What a process tells at `/stats`. */
@@ -202,13 +213,9 @@ export async function remoteReadBytes(agent: CliProcess): Promise<number> {
   return stats.agent.remoteReadBytes;
 }
 
-/** Waits until all volumes of a process are protected, as a script does, which hears nothing but that. */
-export async function waitProtected(process: CliProcess, timeoutS = 40): Promise<void> {
-  const { code, stderr } = await runCli([
-    ...['wait', '--timeout', String(timeoutS)],
-    ...['--control', process.control],
-  ]);
-  expect([code, stderr]).toEqual([0, '']);
+/** Waits until all volumes of a process are protected. */
+export function waitProtected(process: CliProcess, timeoutS = 40): Promise<void> {
+  return waitReached(process, { timeoutS });
 }
 
 /** Whether the hub has everything, durably. */
