@@ -144,6 +144,8 @@ export class CutProxy {
   readonly passedBytes: Record<Direction, number> = { up: 0, down: 0 };
   readonly #stalled = new Set<Direction>();
   #accepted = 0;
+  #holds = false;
+  #held: Socket[] = [];
 
   private constructor(targetPort: number) {
     this.targetPort = targetPort;
@@ -197,6 +199,18 @@ export class CutProxy {
     }
   }
 
+  /** New connections stand until the target is there: see `letThrough`. */
+  hold(): void {
+    this.#holds = true;
+  }
+
+  /** Those that were held, and all that come, go to the target. */
+  letThrough(targetPort: number): void {
+    this.targetPort = targetPort;
+    this.#holds = false;
+    for (const dialer of this.#held.splice(0)) if (!dialer.destroyed) this.#join(dialer);
+  }
+
   /** The target's machine is gone: who dialed keeps a connection from which nothing ever comes. */
   goSilent(): void {
     for (const link of this.#living()) link.goSilent();
@@ -211,7 +225,12 @@ export class CutProxy {
     const closed = new Promise<void>((resolve) => this.#server.close(() => resolve()));
     this.refuses = true;
     for (const link of this.#links) link.cut();
+    for (const dialer of this.#held) dialer.destroy();
     await closed;
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
   }
 
   #living(): ProxiedLink[] {
@@ -226,6 +245,11 @@ export class CutProxy {
       return;
     }
     dialer.pause();
+    if (this.#holds) this.#held.push(dialer);
+    else this.#join(dialer);
+  }
+
+  #join(dialer: Socket): void {
     const target = connect({ host: '127.0.0.1', port: this.targetPort, allowHalfOpen: true });
     target.on('error', () => dialer.destroy());
     dialer.once('close', () => target.destroy());

@@ -188,14 +188,20 @@ export class MirrorPair {
 
   /** Chunks that the file of the agent's map names, whether the agent lives or not. @param chunks of the volume */
   namedChunks(chunks: number): number {
-    const bits = fs.readFileSync(this.mapFile).subarray(BITS_OFFSET);
-    let named = 0;
-    for (let chunk = 0; chunk < chunks; chunk += 1) {
-      // A map that was given up is an empty file, and means everything.
-      named += ((bits[Math.floor(chunk / 8)] ?? 0xff) >> (chunk % 8)) % 2;
-    }
-    return named;
+    return countNamed(fs.readFileSync(this.mapFile), chunks);
   }
+}
+
+/** Whether the file of a map names a chunk; one that was given up is empty, and means everything. */
+export function isNamed(map: Buffer, chunk: number): boolean {
+  return ((map[BITS_OFFSET + Math.floor(chunk / 8)] ?? 0xff) >> (chunk % 8)) % 2 === 1;
+}
+
+/** @param chunks of the volume */
+export function countNamed(map: Buffer, chunks: number): number {
+  let named = 0;
+  for (let chunk = 0; chunk < chunks; chunk += 1) named += isNamed(map, chunk) ? 1 : 0;
+  return named;
 }
 
 /** What a process tells of itself. */

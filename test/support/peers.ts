@@ -44,9 +44,13 @@ export interface Peer {
 }
 
 const living = new Set<ChildProcess>();
-process.on('exit', () => {
+function killLiving(): void {
   for (const child of living) child.kill('SIGKILL');
-});
+}
+
+process.on('exit', killLiving);
+// A test runner's worker is killed without an exit event. Its global setup is no worker.
+if (process.env.VITEST_WORKER_ID) (await import('vitest')).afterAll(killLiving);
 
 /** Starts `program`. @throws Error, from `exited`, when there is no such program */
 export function startPeer(program: string, args: readonly string[], options: PeerOptions = {}): Peer {
