@@ -34,6 +34,8 @@ export class MemoryWatch {
   readonly #suspicions = new Map<WorldVolume, string>();
   readonly #conflicts = new Map<WorldVolume, Conflict>();
   readonly #refused = new Set<WorldVolume>();
+  /** Where a choice was asked for that may count from any moment on, and why it may be refused again since. */
+  readonly #asked = new Map<WorldVolume, string | undefined>();
   /** Sectors that the hub knew to be unread when a recall began. */
   readonly #unread = new Map<WorldVolume, boolean[]>();
   /** Nothing that clocks say can be relied on. */
@@ -59,7 +61,8 @@ export class MemoryWatch {
     this.excuse(volume, why);
     this.#suspicions.set(volume, why);
     if (isAll) this.#conflicts.delete(volume);
-    if (shownBy) this.#conflicts.set(volume, { why, shownBy });
+    if (this.#asked.has(volume)) this.#asked.set(volume, why);
+    else if (shownBy) this.#conflicts.set(volume, { why, shownBy });
   }
 
   /** Volumes whose agent was refused, and nobody has chosen yet. */
@@ -71,8 +74,10 @@ export class MemoryWatch {
   asked(volume: WorldVolume): () => void {
     const conflict = this.#conflicts.get(volume);
     this.#conflicts.delete(volume);
+    this.#asked.set(volume, undefined);
     this.excuse(volume, 'chosen');
     return () => {
+      this.#asked.delete(volume);
       if (conflict !== undefined) this.#conflicts.set(volume, conflict);
     };
   }
@@ -80,7 +85,7 @@ export class MemoryWatch {
   /** Somebody chose the agent's disk. */
   resolved(volume: WorldVolume): void {
     this.#refused.delete(volume);
-    if (!this.clocksJumped) this.#suspicions.delete(volume);
+    if (!this.clocksJumped && this.#asked.get(volume) === undefined) this.#suspicions.delete(volume);
   }
 
   attached(volume: WorldVolume, how: Beginning | undefined, claim: Claim | undefined): void {
@@ -89,6 +94,7 @@ export class MemoryWatch {
     const isForgotten = conflict?.shownBy === 'memories' && claim?.pairing === 0n;
     if (conflict && !isForgotten) this.#world.fail(`${volume.name}: ${conflict.why}, and the hub goes on`);
     this.#conflicts.delete(volume);
+    this.#asked.delete(volume);
     this.#refused.delete(volume);
     this.#unread.delete(volume);
     if (!how) return;
