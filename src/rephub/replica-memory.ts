@@ -5,12 +5,13 @@ import { errorMessage, OperationError } from '../base/errors.ts';
 import type { Logger } from '../base/log.ts';
 import type { ResyncReason } from '../base/resync-reason.ts';
 import type { Claim, Recorded, StartPairing } from '../repwire/messages.ts';
+import { ImageWatch } from './image-watch.ts';
 import type { RecordPlace } from './record-file.ts';
 import { inexactly, pointAt, type RecoveryPoint, UNKNOWN_POINT } from './recovery-point.ts';
 import type { AgentIdentity } from './replica-link.ts';
 import { emptyRecord, type ImageLook, type ReplicaRecord, recordedPoint } from './replica-record.ts';
 import type { UndoNote } from './undo-store.ts';
-import { type Conflict, isChanged, judge, STRANGE_IMAGE, type Verdict } from './verdict.ts';
+import { type Conflict, judge, STRANGE_IMAGE, type Verdict } from './verdict.ts';
 
 /** From one record of a position to the next, ms. */
 const RECORD_MS = 1000;
@@ -52,14 +53,10 @@ interface Open {
 }
 
 export class ReplicaMemory {
-  /** Others changed the image while the hub did not have it, and nobody has decided yet what follows. */
-  isStrange = false;
   readonly #options: ReplicaMemoryOptions;
   #record: ReplicaRecord | 'damaged' | undefined;
   #isLoaded = false;
-  #look: ImageLook | undefined;
-  /** The hub has had the image in its hands since it looked: nobody else can have changed it. */
-  #isWatched = false;
+  readonly #image = new ImageWatch();
   #conflict: Open | undefined;
   /** The newest position that is durable, and the newest that the agent is known to have kept. */
   #reachedSequence = 0;
@@ -82,13 +79,26 @@ export class ReplicaMemory {
 
   /**
    * Looks at the image before it is opened.
-   * @returns whether it was put back, or given another record, since the hub had it: what was known of it is void
+   * @returns whether it was put back, is another image, or was given another record, since the hub had it: what was
+   *   known of it is void
    * @throws OperationError
    */
   async prepare(): Promise<boolean> {
-    const isOther = !this.#isLoaded || !this.#isWatched ? await this.#load() : false;
-    if (!this.#isWatched) await this.#lookAt();
-    return isOther;
+    const isOther = !this.#isLoaded || !this.isWatched ? await this.#load() : false;
+    if (!this.isWatched) this.#image.seen(await this.#options.look(false), this.#current);
+    // Nothing is told of an image that others changed.
+    if (this.isStrange) this.#point = null;
+    return isOther || this.#image.isExchanged;
+  }
+
+  /** Whether nobody else can have changed the image since it was looked at. */
+  get isWatched(): boolean {
+    return this.#image.isWatched;
+  }
+
+  /** Others changed the image while the hub did not have it, and nobody has decided yet what follows. */
+  get isStrange(): boolean {
+    return this.#image.isStrange;
   }
 
   /** Which undo log the image can't do without. */
@@ -139,7 +149,7 @@ export class ReplicaMemory {
 
   /** The image was closed or lost: whoever looks at it next must judge anew. */
   released(): void {
-    this.#isWatched = false;
+    this.#image.released();
   }
 
   /**
@@ -156,7 +166,7 @@ export class ReplicaMemory {
   ): Promise<Beginning> {
     const agentId = agent?.id ?? null;
     const record = this.#record;
-    const image = this.#isWatched ? undefined : this.#look;
+    const image = this.#image.look;
     const verdict = judge({ record, image, agentId, claim });
     if (verdict.kind === 'refuse') throw this.#refused(verdict.conflict, verdict.reason, agentId);
     this.#conflict = undefined;
@@ -186,7 +196,7 @@ export class ReplicaMemory {
       undoId: now?.undoId ?? this.#undoId,
     }));
     this.#point = point;
-    this.#watch();
+    this.#image.watch();
     this.#follow ??= setInterval(() => void this.#followImage(), FOLLOW_MS).unref();
     const recalls = verdict.kind === 'recall';
     return {
@@ -200,7 +210,10 @@ export class ReplicaMemory {
 
   /** The image is open again, and the attachment of before goes on. */
   regained(): void {
-    if (this.#current) this.#watch();
+    if (!this.#current) return;
+    this.#image.watch();
+    // The last one may be so old by now that what is written from here on would seem to be someone else's.
+    void this.#tryUpdate((now) => now);
   }
 
   /** The agent has kept the attachment: it answered, on this connection. */
@@ -297,7 +310,7 @@ export class ReplicaMemory {
     clearTimeout(this.#timer);
     clearInterval(this.#follow);
     // A replica that nobody attached to stays as it was recorded.
-    if (!this.#current || !this.#isWatched) return;
+    if (!this.#current || !this.isWatched) return;
     const isExact = isImageWhole && isConsistent;
     await this.#update((now) => ({
       ...now!,
@@ -317,18 +330,6 @@ export class ReplicaMemory {
     if (!this.#isLoaded || isOther) this.#point = recordedPoint(now);
     this.#isLoaded = true;
     return isOther;
-  }
-
-  #watch(): void {
-    this.#isWatched = true;
-    this.isStrange = false;
-  }
-
-  async #lookAt(): Promise<void> {
-    this.#look = await this.#options.look(false);
-    this.isStrange = isChanged(this.#current, this.#look);
-    // Nothing is told of an image that others changed.
-    if (this.isStrange) this.#point = null;
   }
 
   /** @throws OperationError */
@@ -400,7 +401,7 @@ export class ReplicaMemory {
 
   async #followImage(): Promise<void> {
     const record = this.#current;
-    if (!record || !this.#isWatched || this.#isClosed) return;
+    if (!record || !this.isWatched || this.#isClosed) return;
     const look = await this.#options.look(false).catch(() => undefined);
     if (!look) return;
     const isOld = Date.now() - record.writtenAtMs > SIGN_OF_LIFE_MS;
@@ -413,7 +414,7 @@ export class ReplicaMemory {
     try {
       await this.#update((now) => {
         // While the hub does not have the image, the record may be that of a recovery.
-        isOurs = this.#isWatched;
+        isOurs = this.isWatched;
         return isOurs ? change(now!) : undefined;
       });
       return isOurs;

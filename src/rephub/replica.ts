@@ -120,10 +120,10 @@ export class Replica {
     const grows = sizeBytes > this.sizeBytes && this.remembers(agent);
     try {
       if (!this.content.isOpen) this.memory.released();
-      const wasPutBack = await this.memory.prepare();
-      const isVoid = (await this.content.open(sizeBytes, grows)) || wasPutBack;
+      const isOther = await this.memory.prepare();
+      const isVoid = (await this.content.open(sizeBytes, grows)) || isOther;
       if (isVoid) this.#standing.forget();
-      if (wasPutBack) this.content.guard(null);
+      if (isOther) this.content.guard(null);
       return isVoid;
     } catch (error) {
       this.#ending = false;
@@ -425,7 +425,7 @@ export class Replica {
     if (isVoid === undefined) this.#heal.start();
     else if (isVoid)
       this.#link.end(
-        new Error('the replica was put back, or its undo log taken away, while the hub did not have it'),
+        new Error('while the hub did not have the replica it was exchanged, put back, or lost its undo log'),
       );
     if (isVoid !== false || this.#state !== 'failed') return;
     this.memory.regained();

@@ -103,7 +103,7 @@ export class CrashRule {
   /** Looks anew only at what has changed: most events change nothing that is kept. */
   #look(volume: WorldVolume): Look {
     const { agents, hubs } = this.#world;
-    const { disk, image, replica } = volume;
+    const { disk, image } = volume;
     const map = agents.maps.get(volume.name)!;
     const mapNow = [map.version, agents.boot, agents.files.version, disk.identity, disk.changedAtMs];
     let look = this.#looks.get(volume);
@@ -112,7 +112,8 @@ export class CrashRule {
       this.#looks.set(volume, look);
     }
     // A hub that has the image in its hands doesn't look at it again.
-    const recordsNow = [hubs.files.version, replica ? undefined : image.disk.version];
+    const isWatched = volume.replica?.memory.isWatched === true;
+    const recordsNow = [hubs.files.version, isWatched ? undefined : image.disk.version];
     if (!isSame(look.records, recordsNow)) {
       look.records = recordsNow;
       look.recalled = look.found.filter((found) => this.#isRecalled(volume, found));
@@ -136,7 +137,8 @@ export class CrashRule {
     if (!claim.isBelieved) return false;
     const { hubs, agents } = this.#world;
     const agentId = agents.agentId!.toString('hex');
-    const image = volume.replica ? undefined : lookOf(volume.image.disk);
+    const isWatched = volume.replica?.memory.isWatched === true;
+    const image = isWatched ? undefined : lookOf(volume.image.disk);
     return hubs
       .recordsOf(volume.name)
       .some((record) => judge({ record, image, agentId, claim }).kind === 'recall');

@@ -7,7 +7,7 @@ import { burst, narrow, reread } from './guest-storms.ts';
 import { LifeOfMemory } from './life-of-memory.ts';
 import type { Beginnings } from './memory-watch.ts';
 import type { WorldVolume } from './rules.ts';
-import { replaceImage } from './tampering.ts';
+import { replaceImage, swapImage } from './tampering.ts';
 import { World } from './world.ts';
 
 const KIB = 1024;
@@ -359,6 +359,19 @@ const STEP = {
     else image.disk.failReads = 1;
   },
   flushFault: (life: Life) => life.flushFault(),
+  swap: (life: Life) => {
+    const volume = life.volume();
+    volume.image.disk.failFlushes = 1;
+    volume.image.failOpens = 3;
+    life.guests(4);
+    life.world.pass(2000, () => volume.replica?.state === 'failed');
+    life.world.pass(5);
+    swapImage(
+      life.world,
+      volume,
+      volume.image.disk.now.map(() => life.world.nextTag()),
+    );
+  },
   fullDisk: (life: Life) => {
     const { disk } = life.volume();
     disk.isFull = true;
@@ -403,6 +416,7 @@ const WEIGHTS: Record<keyof typeof STEP, number> = {
   readFault: 1,
   storeFault: 3,
   flushFault: 1,
+  swap: 1,
   fullDisk: 1,
   fullStore: 1,
   slowStore: 2,

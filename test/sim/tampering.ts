@@ -58,6 +58,16 @@ export function replaceImage(
   world.memory.tampered(volume, 'the image was replaced', isRecorded ? 'image' : undefined);
 }
 
+/** While the hub has lost the image, another one comes into its place. */
+export function swapImage(world: World, volume: WorldVolume, tags: Int32Array): void {
+  const { disk, isOpen } = volume.image;
+  if (isOpen || volume.replica?.state !== 'failed') return;
+  disk.identity += 1;
+  disk.replace(tags, world.clock.wallMsOf(world.hubHost));
+  world.imageReplaced(volume);
+  world.memory.tampered(volume, 'the image was swapped', undefined);
+}
+
 /** While no hub runs, its machine is restored: its records, its images, or both. */
 export function restoreHub(world: World, copy: MachineCopy, what: 'records' | 'images' | 'all'): void {
   if (world.hubHost.isAlive) throw new Error('only while no hub runs');

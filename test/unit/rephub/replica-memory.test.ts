@@ -142,6 +142,33 @@ describe('an attachment that goes on', () => {
     await memory.close(true);
     expect(await place.load()).toMatchObject({ isClean: true, image: { changedAtNs: '90000000000' } });
   });
+
+  test('after its store failed does not take another image for the one that it had', async () => {
+    const look = { identity: '1:1', changedAtNs: '1000000', isEmpty: false };
+    const memory = await emptyMemory({ look: async () => ({ ...look }) });
+    const { pairing } = await begin(memory, claim(0n, 0));
+    expect(await memory.prepare()).toBe(false);
+    memory.released();
+    look.identity = '1:2';
+    expect([await memory.prepare(), memory.isStrange]).toEqual([true, true]);
+    const again = claim(pairing!.pairing, pairing!.generation);
+    await expect(begin(memory, again)).rejects.toThrow('another one');
+    await memory.close(true);
+  });
+
+  test('has a record that is young when it goes on after its store failed for long', async () => {
+    const place = memoryRecord();
+    const memory = await emptyMemory({ place, look: async () => undefined });
+    await begin(memory, claim(0n, 0));
+    const before = (await place.load()) as ReplicaRecord;
+    memory.released();
+    await place.save({ ...before, writtenAtMs: 1 });
+    await memory.prepare();
+    memory.regained();
+    await turn();
+    expect(((await place.load()) as ReplicaRecord).writtenAtMs).toBeGreaterThanOrEqual(before.writtenAtMs);
+    await memory.close(true);
+  });
 });
 
 describe('the last state of a volume', () => {
