@@ -37,6 +37,8 @@ export interface NativeCalls {
   discardPagesSync(bytes: Buffer): string | undefined;
   /** The same on the thread pool. */
   discardPages(bytes: Buffer): Promise<string | undefined>;
+  /** Two unix stream sockets that are each other's peers; the caller owns both. @throws Error with `code` */
+  socketPair(): [number, number];
 }
 
 const FALLOC_FL_KEEP_SIZE = 1;
@@ -55,6 +57,10 @@ const POSIX_FADV_WILLNEED = 3;
 const MADV_DONTNEED = 4;
 
 const MAX_NAME_BYTES = 32;
+
+const AF_UNIX = 1;
+/** SOCK_STREAM with SOCK_NONBLOCK and SOCK_CLOEXEC. */
+const SOCK_STREAM_FLAGS = 1 + 0o4000 + 0o2000000;
 
 /** Calls on the thread pool at a time: koffi allows a few dozen, the pool has four threads. The others wait here. */
 const MAX_POOL_CALLS = 16;
@@ -97,6 +103,7 @@ type Setsockopt = KoffiFunc<
   (fd: number, level: number, option: number, value: Buffer, length: number) => number
 >;
 type Madvise = KoffiFunc<(bytes: Buffer, length: number, advice: number) => number>;
+type Socketpair = KoffiFunc<(domain: number, type: number, protocol: number, fds: Buffer) => number>;
 type Fadvise = KoffiFunc<(fd: number, offset: number, length: number, advice: number) => number>;
 
 /** What koffi tells beside calls: how the last one failed, and where a buffer lies. */
@@ -132,6 +139,7 @@ function bind(libc: LibraryHandle, { errno, addressOf }: Foreign): NativeCalls {
     return bytes.subarray(start, start + count * pageBytes);
   };
   const discarding = new Set<Buffer>();
+  const socketpair = libc.func('int socketpair(int domain, int type, int protocol, void *fds)') as Socketpair;
   const gate = new PoolGate(MAX_POOL_CALLS);
   const code = (result: number | bigint): string | undefined =>
     Number(result) === -1 ? errnoName(errno()) : undefined;
@@ -199,6 +207,12 @@ function bind(libc: LibraryHandle, { errno, addressOf }: Foreign): NativeCalls {
           done(error ? errorName(error) : code(result));
         });
       }),
+    socketPair: () => {
+      const fds = new Int32Array(2);
+      const failure = code(socketpair(AF_UNIX, SOCK_STREAM_FLAGS, 0, Buffer.from(fds.buffer)));
+      if (failure !== undefined) throw systemError('socketpair', failure);
+      return [fds[0]!, fds[1]!];
+    },
   };
 }
 

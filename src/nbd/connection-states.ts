@@ -1,9 +1,11 @@
 // The life of one connection, as data: docs draw their diagram from it, and nothing else decides what follows what.
 
-export type ConnectionState = 'handshake' | 'transmission' | 'draining' | 'closing' | 'dead';
+export type ConnectionState = 'handshake' | 'transmission' | 'draining' | 'away' | 'closing' | 'dead';
 export type ConnectionEvent =
   /** The client chose an export. */
   | 'negotiated'
+  /** It chose one that another server carries out, which has the socket now. */
+  | 'handed'
   /** The server goes down. */
   | 'drain'
   /** Nothing more will be carried out: DISC, ABORT, the end of the stream, or the end of the server. */
@@ -19,7 +21,7 @@ interface StateRow {
 export const CONNECTION_STATES: Readonly<Record<ConnectionState, StateRow>> = {
   handshake: {
     sentence: 'Options are answered, under a deadline.',
-    on: { negotiated: 'transmission', drain: 'draining', finish: 'closing', lost: 'dead' },
+    on: { negotiated: 'transmission', handed: 'away', drain: 'draining', finish: 'closing', lost: 'dead' },
   },
   transmission: {
     sentence: 'Requests are carried out.',
@@ -28,6 +30,10 @@ export const CONNECTION_STATES: Readonly<Record<ConnectionState, StateRow>> = {
   draining: {
     sentence: 'New options and requests are refused; requests in flight are answered.',
     on: { finish: 'closing', lost: 'dead' },
+  },
+  away: {
+    sentence: 'Another server carries its requests out; here it is only counted, until it is gone there.',
+    on: { lost: 'dead' },
   },
   closing: {
     sentence: 'What arrives is thrown away; when all that is in flight is answered, the connection ends.',

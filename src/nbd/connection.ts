@@ -11,6 +11,7 @@ import type { TlsServerEvents } from '../transport/tls-server.ts';
 import { type ClientIdentity, describeIdentity, type TlsIdentity } from './client-identity.ts';
 import { type ConnectionState, nextState } from './connection-states.ts';
 import type { ExportList, ServedExport } from './exports.ts';
+import type { ChosenExport, ClientTaker, NegotiatedHere } from './hand-over.ts';
 import {
   LINGER_MS,
   MAX_HELD_BYTES,
@@ -33,6 +34,10 @@ export interface ConnectionOptions {
   readonly tls?: ServerTls | undefined;
   /** Speak first, and serve the default export, as servers did before there were options. Not together with TLS. */
   readonly oldstyle?: boolean | undefined;
+  /** Takes clients over that have chosen an export; undefined: their requests are carried out here. */
+  readonly taker?: ClientTaker | undefined;
+  /** What the client has agreed on with another server, which gave it away; undefined: the talk begins here. */
+  readonly negotiated?: NegotiatedHere | undefined;
   readonly logger: Logger;
   readonly handshakeTimeoutMs: number;
   /** Takes over the accepted socket. */
@@ -46,6 +51,7 @@ export class Connection implements SocketHandler, TransmissionEvents, TlsServerE
   readonly #logger: Logger;
   readonly #onChange: (connection: Connection) => void;
   readonly #tls: ServerTls | undefined;
+  readonly #taker: ClientTaker | undefined;
   #handshake: ServerHandshake<ServedExport>;
   readonly #received = new ReceiveBuffer(sharedPool);
   readonly #tally = new SlabTally();
@@ -58,8 +64,13 @@ export class Connection implements SocketHandler, TransmissionEvents, TlsServerE
   #exportName: string | undefined;
   /** Receiving is stopped until what is unanswered becomes less. */
   #blocked = false;
-  /** From STARTTLS on until TLS is up nothing is read here: `due` while its answer leaves, then `begun`. */
+  /**
+   * The socket goes elsewhere, and nothing is read here: `due` while the last answer in this place leaves. From STARTTLS
+   * on it is `begun` until TLS is up.
+   */
   #upgrade: 'due' | 'begun' | undefined;
+  /** What the client chose, when someone else carries that out. */
+  #chosen: ChosenExport | undefined;
   #passing = false;
   #flushDue = false;
   /** Looks in a row that found nothing going on. */
@@ -74,11 +85,20 @@ export class Connection implements SocketHandler, TransmissionEvents, TlsServerE
     this.#onChange = options.onChange;
     this.client = options.client;
     this.#tls = options.tls;
+    this.#taker = options.taker;
     const exports = options.exports.forClient(options.client);
     this.#handshake = new ServerHandshake(exports, { tls: options.tls?.mode ?? 'off' });
     this.#received.want(this.#handshake.wantBytes, false);
     this.#replies = new ReplyQueue(sharedPool, this.#tally, (chunks) => this.#engine.send(chunks));
+    // Before the engine has memory of it to receive into.
+    const { negotiated } = options;
+    if (negotiated) this.#received.add(negotiated.received);
     this.#engine = options.openEngine(this);
+    if (negotiated) {
+      this.#startTransmission(negotiated.target, negotiated);
+      if (this.#received.available > 0) this.#yieldTurn();
+      return;
+    }
     this.#deadline = setTimeout(() => this.#handshakeTimedOut(), options.handshakeTimeoutMs);
     if (options.oldstyle) this.#startOldstyle(exports.find(''));
     else this.#sendHandshakeOutput();
@@ -100,7 +120,7 @@ export class Connection implements SocketHandler, TransmissionEvents, TlsServerE
 
   /** The server goes down: what is in flight is finished, everything new is refused. */
   drain(): void {
-    if (this.#state === 'dead' || this.#state === 'closing') return;
+    if (this.#state === 'dead' || this.#state === 'closing' || this.#state === 'away') return;
     this.#state = nextState(this.#state, 'drain');
     this.#handshake.refuseOptions();
     this.#reader?.refuseAll();
@@ -108,7 +128,7 @@ export class Connection implements SocketHandler, TransmissionEvents, TlsServerE
 
   /** Ends in order. @param lingerMs how long a client may take nothing before it is cut off */
   finish(lingerMs: number): void {
-    if (this.#state === 'dead') return;
+    if (this.#state === 'dead' || this.#state === 'away') return;
     this.#lingerMs = lingerMs;
     // Again, with the new patience, when it has ended already.
     if (this.#ended) this.#startLinger();
@@ -117,7 +137,7 @@ export class Connection implements SocketHandler, TransmissionEvents, TlsServerE
 
   /** Ends at once. */
   destroy(): void {
-    if (this.#state !== 'dead') this.#engine.destroy();
+    if (this.#state !== 'dead' && this.#state !== 'away') this.#engine.destroy();
   }
 
   /** Counts looks that found no byte come or go since the one before, and nothing in flight, in transmission only. */
@@ -149,7 +169,7 @@ export class Connection implements SocketHandler, TransmissionEvents, TlsServerE
 
   sent(): void {
     this.#replies.sent();
-    if (this.#upgrade === 'due' && this.#replies.unsentBytes === 0) this.#startTls();
+    if (this.#upgrade === 'due' && this.#replies.unsentBytes === 0) this.#leave();
     this.#quiet = 0;
     if (this.#ended) this.#startLinger();
     if (this.#blocked) this.#unblock();
@@ -227,6 +247,7 @@ export class Connection implements SocketHandler, TransmissionEvents, TlsServerE
       case 'transmission':
       case 'draining':
         return this.#reader ? this.#stepRequest(this.#reader) : this.#stepHandshake();
+      case 'away':
       case 'closing':
       case 'dead':
         this.#received.discard();
@@ -247,6 +268,10 @@ export class Connection implements SocketHandler, TransmissionEvents, TlsServerE
       this.#blocked = true;
       return false;
     }
+    if (outcome.kind === 'transmission' && this.#taker) {
+      this.#choose(outcome);
+      return false;
+    }
     clearTimeout(this.#deadline);
     if (outcome.kind === 'transmission') {
       this.#startTransmission(outcome.target, outcome);
@@ -256,6 +281,44 @@ export class Connection implements SocketHandler, TransmissionEvents, TlsServerE
       this.#cut(outcome.reason);
     }
     return true;
+  }
+
+  /** The last answer in this place has left. */
+  #leave(): void {
+    if (this.#chosen && this.#taker) this.#giveAway(this.#chosen, this.#taker);
+    else this.#startTls();
+  }
+
+  #choose(chosen: ChosenExport): void {
+    this.#chosen = chosen;
+    this.#upgrade = 'due';
+    this.#blocked = true;
+  }
+
+  #giveAway({ target, style, contexts }: ChosenExport, taker: ClientTaker): void {
+    if (this.#state !== 'handshake') return;
+    clearTimeout(this.#deadline);
+    const socket = this.#engine.giveAway();
+    const received = this.#received.rest();
+    this.#received.close();
+    this.#replies.close();
+    this.#state = nextState(this.#state, 'handed');
+    this.#exportName = target.name;
+    if (!socket) {
+      this.#gone();
+      return;
+    }
+    const { client, peer } = this;
+    const { name: exportName, sizeBytes } = target;
+    taker.take({ client, peer, exportName, sizeBytes, style, contexts, received }, socket, () =>
+      this.#gone(),
+    );
+  }
+
+  /** Whoever carried the requests out is done with the client. */
+  #gone(): void {
+    this.#state = nextState(this.#state, 'lost');
+    this.#onChange(this);
   }
 
   /** STARTTLS was answered, and the answer has left: what comes now is TLS. */
@@ -274,9 +337,11 @@ export class Connection implements SocketHandler, TransmissionEvents, TlsServerE
       this.#cut('oldstyle has the default export only, and that is not for this client');
       return;
     }
-    clearTimeout(this.#deadline);
+    if (!this.#taker) clearTimeout(this.#deadline);
     this.#replies.addBytes(encodeOldstyleGreeting(target));
-    this.#startTransmission(target, { style: 'simple', contexts: [] });
+    const agreement: Agreement = { style: 'simple', contexts: [] };
+    if (this.#taker) this.#choose({ target, ...agreement });
+    else this.#startTransmission(target, agreement);
   }
 
   #startTransmission(target: ServedExport, { style, contexts }: Agreement): void {
@@ -341,7 +406,7 @@ export class Connection implements SocketHandler, TransmissionEvents, TlsServerE
   }
 
   #handshakeTimedOut(): void {
-    const stage = this.#upgrade === undefined ? {} : { reason: 'TLS was not done' };
+    const stage = this.#upgrade === undefined || this.#chosen ? {} : { reason: 'TLS was not done' };
     this.#warnLimited(stage, 'NBD handshake timed out');
     this.#state = nextState(this.#state, 'finish');
     this.#engine.destroy();

@@ -38,6 +38,8 @@ export interface ExportSpec {
   readonly contexts?: readonly MetaContext[];
   /** Who may use it, and who sees it. Default: everybody. */
   readonly visibility?: ExportVisibility;
+  /** Why it can't be used at present; undefined when it can. Default: it always can. */
+  readonly absence?: () => string | undefined;
 }
 
 /** What of an export may change while it is served. Clients that are connected stay. */
@@ -129,6 +131,10 @@ export class ExportList {
   forClient(client: ClientIdentity): ExportDirectory<ServedExport> {
     const needsTls = (): boolean =>
       this.#some(({ certificates, keys }) => certificates !== undefined || keys !== undefined);
+    const findFor = (name: string): ListedExport | undefined => {
+      const found = this.#named(name);
+      return found && mayUse(found.visibility.access, client) ? found : undefined;
+    };
     return {
       get hasTlsOnly() {
         return needsTls();
@@ -138,10 +144,19 @@ export class ExportList {
           .filter(({ visibility }) => !visibility.hidden && mayUse(visibility.access, client))
           .map(({ spec }) => serveExport(spec)),
       find: (name) => {
-        const found = this.#named(name);
-        return found && mayUse(found.visibility.access, client) ? serveExport(found.spec) : undefined;
+        const found = findFor(name);
+        return found && found.spec.absence?.() === undefined ? serveExport(found.spec) : undefined;
       },
+      absence: (name) => findFor(name)?.spec.absence?.(),
     };
+  }
+
+  /** The export of a client that chose it elsewhere. @param sizeBytes what it was told there */
+  negotiated(name: string, sizeBytes: number): ServedExport | undefined {
+    const found = this.#exports.get(name);
+    if (!found) return undefined;
+    const served = serveExport(found.spec);
+    return { ...served, sizeBytes, rules: { ...served.rules, sizeBytes } };
   }
 
   /** Changes who may use and see an export from the next look-up on; every export that is not named is open to all. */

@@ -5,12 +5,19 @@ import { errorMessage, UsageError } from '../base/errors.ts';
 import { type Closeable, type Deferred, deferred, within } from '../base/lifecycle.ts';
 import type { Logger } from '../base/log.ts';
 import { descriptorOf, stopLocalPacing } from '../transport/local-peer.ts';
-import { createSocketEngine, type SocketEngine, type SocketHandler } from '../transport/socket-engine.ts';
+import {
+  createHandleEngine,
+  createSocketEngine,
+  type SocketEngine,
+  type SocketHandle,
+  type SocketHandler,
+} from '../transport/socket-engine.ts';
 import type { ServerCredentials } from '../transport/tls-credentials.ts';
 import { Admission } from './admission.ts';
 import type { ClientIdentity } from './client-identity.ts';
 import { Connection } from './connection.ts';
 import { ExportList, type ExportSpec, type ExportVisibility } from './exports.ts';
+import type { ClientTaker, NegotiatedClient, NegotiatedHere } from './hand-over.ts';
 import {
   DEFAULT_HANDSHAKE_TIMEOUT_MS,
   DEFAULT_MAX_CONNECTIONS,
@@ -34,6 +41,8 @@ export interface NbdServerOptions {
   readonly tls?: TlsOptions | undefined;
   /** Speak oldstyle, for clients of before 2013: the default export, and no TLS. */
   readonly oldstyle?: boolean | undefined;
+  /** Carries out what clients ask for once they have chosen an export. Default: this server. */
+  readonly taker?: ClientTaker | undefined;
   /**
    * Connections at a time. One more takes the place of the one that chooses an export for the longest time; without
    * such a one it is closed at once. Default 1024.
@@ -63,6 +72,11 @@ export interface NbdServer extends Closeable {
    * @returns a promise that resolves when it is gone, and never rejects
    */
   serveOne(client: ClientIdentity, openEngine: (handler: SocketHandler) => SocketEngine): Promise<void>;
+  /**
+   * Goes on with a client that another server gave away: requests follow at once.
+   * @param gone called once, when nothing is left of it; also when this server is closing or has no such export
+   */
+  adopt(client: NegotiatedClient, handle: SocketHandle, gone: () => void): void;
   /**
    * Stops listening, refuses new requests, answers those in flight, flushes every export, closes every connection.
    * Takes at most `shutdownTimeoutMs`; what is not done by then is cut off. Never rejects.
@@ -164,6 +178,24 @@ class RunningServer implements NbdServer {
     return gone.promise;
   }
 
+  adopt(from: NegotiatedClient, handle: SocketHandle, gone: () => void): void {
+    const target = this.#closing ? undefined : this.#exports.negotiated(from.exportName, from.sizeBytes);
+    if (!target) {
+      handle.close();
+      gone();
+      return;
+    }
+    const { client, peer, style, contexts, received } = from;
+    this.#open(
+      client,
+      (handler) => createHandleEngine(handle, handler, peer),
+      (connection) => {
+        if (connection.state === 'dead') gone();
+      },
+      { target, style, contexts, received },
+    );
+  }
+
   #accept(socket: Socket, address: string | undefined): void {
     const verdict = this.#closing ? undefined : this.#admission.judge(address);
     if (verdict === undefined || verdict.kind === 'refused') {
@@ -184,6 +216,7 @@ class RunningServer implements NbdServer {
     client: ClientIdentity,
     openEngine: (handler: SocketHandler) => SocketEngine,
     onChange?: (connection: Connection) => void,
+    negotiated?: NegotiatedHere,
   ): void {
     const changed = (connection: Connection): void => {
       this.#changed(connection);
@@ -194,6 +227,8 @@ class RunningServer implements NbdServer {
       client,
       tls: this.#tls,
       oldstyle: this.#options.oldstyle,
+      taker: this.#options.taker,
+      negotiated,
       logger: this.#logger,
       handshakeTimeoutMs: this.#options.handshakeTimeoutMs ?? DEFAULT_HANDSHAKE_TIMEOUT_MS,
       openEngine,
@@ -246,10 +281,12 @@ class RunningServer implements NbdServer {
     if (!idle) this.#logger.error('NBD shutdown: requests are still in flight, not waiting any longer');
     await this.#flushAll(endsAt);
     for (const connection of this.#connections) connection.finish(SHUTDOWN_LINGER_MS);
-    await this.#until(() => this.#connections.size === 0, endsAt);
+    // Those that another server carries on are that one's to end.
+    const noneHere = (): boolean => [...this.#connections].every(({ state }) => state === 'away');
+    await this.#until(noneHere, endsAt);
     for (const connection of this.#connections) connection.destroy();
     // Being destroyed takes a turn of the event loop, and can't fail.
-    await this.#until(() => this.#connections.size === 0, performance.now() + SHUTDOWN_LINGER_MS);
+    await this.#until(noneHere, performance.now() + SHUTDOWN_LINGER_MS);
     this.#logger.info('NBD server closed');
   }
 

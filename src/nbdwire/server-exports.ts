@@ -21,6 +21,8 @@ export interface ExportDirectory<E extends ExportInfo> {
   list(): readonly E[];
   /** The export of that name; "" is the default export. */
   find(name: string): E | undefined;
+  /** Why an export of that name, which there is for this client, can't be had now. Default: `find` finds all there are. */
+  absence?(name: string): string | undefined;
   /** Whether some export is only for clients that prove by TLS who they are. Default: none is. */
   readonly hasTlsOnly?: boolean;
 }

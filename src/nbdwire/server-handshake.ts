@@ -275,7 +275,7 @@ export class ServerHandshake<E extends ExportInfo> {
     }
     const target = this.#refusing ? undefined : this.#exports.find(name);
     if (target === undefined) {
-      this.#reject(this.#refusing ? 'the server is shutting down' : `no export is named ${echo(name)}`);
+      this.#reject(this.#refusing ? 'the server is shutting down' : this.#absence(name));
       return;
     }
     const withZeroes = ((this.#clientFlags ?? 0) & NBD_FLAG_C_NO_ZEROES) === 0;
@@ -337,7 +337,7 @@ export class ServerHandshake<E extends ExportInfo> {
     }
     const target = this.#exports.find(request.name);
     if (target === undefined) {
-      this.#error(option, NBD_REP_ERR.UNKNOWN, `no export is named ${echo(request.name)}`);
+      this.#error(option, NBD_REP_ERR.UNKNOWN, this.#absence(request.name));
       return;
     }
     const selects = option === NBD_OPT.SET_META_CONTEXT;
@@ -372,8 +372,12 @@ export class ServerHandshake<E extends ExportInfo> {
   #answerUnknown(option: number, name: string): void {
     const mayExist = this.#tls === 'allow' && !this.#isSecure && this.#exports.hasTlsOnly === true;
     const error = mayExist ? NBD_REP_ERR.TLS_REQD : NBD_REP_ERR.UNKNOWN;
-    const message = `no export is named ${echo(name)}`;
+    const message = this.#absence(name);
     this.#error(option, error, mayExist ? `${message} without TLS` : message);
+  }
+
+  #absence(name: string): string {
+    return this.#exports.absence?.(name) ?? `no export is named ${echo(name)}`;
   }
 
   /** Throws the option's data away as it comes, without ever holding it, then sends `reply`. */

@@ -121,6 +121,20 @@ export class ReceiveBuffer {
     }
   }
 
+  /** Bytes that were received elsewhere: as if they had landed here. */
+  add(bytes: Buffer): void {
+    for (let at = 0; at < bytes.length; ) {
+      const count = bytes.copy(this.region(), 0, at);
+      this.filled(count);
+      at += count;
+    }
+  }
+
+  /** A copy of what is not used up. */
+  rest(): Buffer {
+    return Buffer.from(this.#slab.bytes.subarray(this.#start, this.#end));
+  }
+
   /** Gives the slab back. Only when nothing receives any more. */
   close(): void {
     this.#slab.release();

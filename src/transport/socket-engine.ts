@@ -35,11 +35,37 @@ export interface SocketEngine {
    * @returns undefined when bytes were received that the handler has not had; it is up to the caller to end that
    */
   release(): Socket | undefined;
+  /**
+   * Gives the socket away for others to go on with, in this process or another; no event comes from here any more. The
+   * caller has stopped receiving, has taken what it was given, and nothing is unsent.
+   * @returns undefined when the socket is closed already
+   */
+  giveAway(): GivenSocket | undefined;
   /** Closes our side after everything sent so far. */
   end(): void;
   /** Closes at once. `closed` follows. */
   destroy(): void;
 }
+
+/** The handle of a socket that nobody has read from; the socket is of no use any more. */
+export function handleOf(socket: Socket): SocketHandle {
+  const handle = takeHandle(socket);
+  assert(handle !== undefined, 'a socket without a handle of its own');
+  return handle as SocketHandle;
+}
+
+/** The system's side of a socket, as Node's own modules hand it to one another; it can be sent to a child process. */
+export interface SocketHandle {
+  /** Whether it is received from. */
+  reading?: boolean;
+  readStop(): number;
+  close(): void;
+}
+
+/** A socket that an engine gave away: its handle, or where it has none of its own, as with TLS, the stream. */
+export type GivenSocket =
+  | { readonly kind: 'handle'; readonly handle: SocketHandle }
+  | { readonly kind: 'stream'; readonly stream: Socket };
 
 /**
  * Takes over a connected socket. One of a server with `pauseOnConnect`, or one that connected in this turn, is received
@@ -56,6 +82,11 @@ export function createSocketEngine(
   socket.setKeepAlive(true, keepAliveAfterMs);
   const handle = takeHandle(socket);
   return handle === undefined ? createStreamEngine(socket, handler) : new OnreadEngine(handle, handler);
+}
+
+/** Goes on with a socket that another engine gave away. @param peer what it was called there */
+export function createHandleEngine(handle: SocketHandle, handler: SocketHandler, peer: string): SocketEngine {
+  return new OnreadEngine(handle, handler, peer);
 }
 
 /** The same for a socket whose handle can't be taken, such as one that speaks TLS. */
@@ -91,10 +122,10 @@ abstract class BaseEngine implements SocketEngine {
   readonly #onClose = (): void => this.handler.closed(this.#error);
 
   /** @param peer what it is called, where the socket itself doesn't know */
-  constructor(socket: Socket, handler: SocketHandler, peer = peerName(socket)) {
+  constructor(socket: Socket, handler: SocketHandler, peer?: string) {
     this.socket = socket;
     this.handler = handler;
-    this.peer = peer;
+    this.peer = peer ?? peerName(socket);
     this.#onSent = (error) => {
       if (!error) this.handler.sent();
     };
@@ -138,6 +169,15 @@ abstract class BaseEngine implements SocketEngine {
     return socket;
   }
 
+  giveAway(): GivenSocket | undefined {
+    const { socket } = this;
+    // Errors stay listened to: an unheard one would end the process.
+    socket.off('end', this.#onEnd).off('close', this.#onClose);
+    return socket.destroyed ? undefined : this.given();
+  }
+
+  protected abstract given(): GivenSocket | undefined;
+
   end(): void {
     this.socket.end();
   }
@@ -149,7 +189,7 @@ abstract class BaseEngine implements SocketEngine {
 
 /** Node reads straight into the handler's memory: one copy less than 'data' events, and no allocation. */
 class OnreadEngine extends BaseEngine {
-  constructor(handle: object, handler: SocketHandler) {
+  constructor(handle: object, handler: SocketHandler, peer?: string) {
     const options = {
       handle,
       allowHalfOpen: true,
@@ -160,11 +200,22 @@ class OnreadEngine extends BaseEngine {
       },
     };
     // `handle` and a function as buffer are missing in the types.
-    super(new Socket(options as unknown as ConstructorParameters<typeof Socket>[0]), handler);
+    super(new Socket(options as unknown as ConstructorParameters<typeof Socket>[0]), handler, peer);
   }
 
   resume(): void {
     this.socket.resume();
+  }
+
+  protected override given(): GivenSocket | undefined {
+    const shell = this.socket as unknown as { _handle: SocketHandle | null };
+    const handle = shell._handle;
+    if (handle === null) return undefined;
+    handle.readStop();
+    handle.reading = false;
+    shell._handle = null;
+    this.socket.destroy();
+    return { kind: 'handle', handle };
   }
 }
 
@@ -195,6 +246,14 @@ class StreamEngine extends BaseEngine {
     if (this.#left) return undefined;
     this.socket.off('data', this.#onData);
     return super.release();
+  }
+
+  protected override given(): GivenSocket {
+    this.socket.off('data', this.#onData);
+    this.socket.pause();
+    if (this.#left) this.socket.unshift(this.#left);
+    this.#left = undefined;
+    return { kind: 'stream', stream: this.socket };
   }
 
   #deliver(chunk: Buffer): void {

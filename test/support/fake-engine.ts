@@ -49,6 +49,8 @@ export class FakeEngine implements SocketEngine {
 
   release(): undefined {}
 
+  giveAway(): undefined {}
+
   end(): void {
     this.hasEnded = true;
   }

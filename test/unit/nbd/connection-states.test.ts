@@ -8,7 +8,7 @@ import {
   nextState,
 } from '../../../src/nbd/connection-states.ts';
 
-const EVENTS: readonly ConnectionEvent[] = ['negotiated', 'drain', 'finish', 'lost'];
+const EVENTS: readonly ConnectionEvent[] = ['negotiated', 'handed', 'drain', 'finish', 'lost'];
 const STATES = Object.keys(CONNECTION_STATES) as ConnectionState[];
 
 describe('the states of a connection', () => {
@@ -33,8 +33,8 @@ describe('the states of a connection', () => {
         let over = false;
         for (const event of events) {
           state = nextState(state, event);
-          over ||= event !== 'negotiated';
-          if (over) expect(['draining', 'closing', 'dead']).toContain(state);
+          over ||= state !== 'handshake' && state !== 'transmission';
+          if (over) expect(['draining', 'away', 'closing', 'dead']).toContain(state);
         }
       }),
     );
