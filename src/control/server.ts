@@ -7,6 +7,7 @@ import { errorCode, errorMessage, OperationError, UsageError } from '../base/err
 import { within } from '../base/lifecycle.ts';
 import { KiB } from '../base/limits.ts';
 import type { Logger } from '../base/log.ts';
+import type { MaybePromise } from '../base/maybe.ts';
 import { type ControlAddress, formatControlAddress, isLoopbackHost, MAX_UNIX_PATH_BYTES } from './address.ts';
 import { createRouter, type Route, type RouteRequest, sendJson, toErrorBody } from './router.ts';
 import { probeSocket } from './runtime-dir.ts';
@@ -21,8 +22,8 @@ import { isNamed } from './volume-name.ts';
 
 /** What the process behind the API can be asked. Errors meant for the user are OperationError or UsageError. */
 export interface ControlHandlers {
-  status(): ProcessStatus;
-  /** Published statistics of filters, by export and filter. */
+  status(): MaybePromise<ProcessStatus>;
+  /** Published statistics of filters, by export and filter; may be a promise of them. */
   stats(): unknown;
   /** @param hub whose replica, where there are several; hubs have only their own */
   verify(volume: string, onProgress: (progress: VerifyProgress) => void, hub?: string): Promise<VerifyResult>;
@@ -41,7 +42,7 @@ export interface ChainHandlers {
   /** Resolves when the volume is at rest. `signal` is aborted when whoever asked has gone. */
   pause(volume: string, request: PauseOrder, signal: AbortSignal): Promise<void>;
   /** Lets the volume go on. @returns how long it was paused, milliseconds */
-  resume(volume: string): number;
+  resume(volume: string): MaybePromise<number>;
   /** Changes options of a running filter. @returns what the filter says of itself then */
   adjust(volume: string, filter: string, changes: ReadonlyMap<string, readonly string[]>): Promise<unknown>;
 }
@@ -108,12 +109,12 @@ function routesOf(handlers: ControlHandlers): Route[] {
     {
       method: 'GET',
       path: '/status',
-      handle: (_request, response) => sendJson(response, 200, handlers.status()),
+      handle: async (_request, response) => sendJson(response, 200, await handlers.status()),
     },
     {
       method: 'GET',
       path: '/stats',
-      handle: (_request, response) => sendJson(response, 200, handlers.stats() ?? {}),
+      handle: async (_request, response) => sendJson(response, 200, (await handlers.stats()) ?? {}),
     },
     {
       method: 'POST',
@@ -138,10 +139,10 @@ function routesOf(handlers: ControlHandlers): Route[] {
     {
       method: 'POST',
       path: '/resume',
-      handle: ({ query }, response) => {
+      handle: async ({ query }, response) => {
         const volume = query.get('volume');
         if (!volume) throw new UsageError('name the volume: /resume?volume=NAME');
-        sendJson(response, 200, { volume, pausedMs: chainsOf(handlers).resume(volume) });
+        sendJson(response, 200, { volume, pausedMs: await chainsOf(handlers).resume(volume) });
       },
     },
     {
@@ -162,7 +163,8 @@ async function verifyOne(
   const volume = request.query.get('volume');
   const hub = request.query.get('hub') ?? undefined;
   if (!volume) throw new UsageError('name the volume: /verify?volume=NAME[&hub=NAME]');
-  if (!handlers.status().volumes.some((one) => isNamed(one, volume))) {
+  const { volumes } = await handlers.status();
+  if (!volumes.some((one) => isNamed(one, volume))) {
     throw new UsageError(`there is no volume ${JSON.stringify(volume)}`);
   }
   const what = JSON.stringify([volume, hub]);

@@ -166,7 +166,21 @@ export interface ProcessStatus {
   readonly links?: readonly LinkStatus[];
   /** Agent with a hub. */
   readonly resyncReads?: ResyncReads;
+  /** Agent whose volumes are spread over workers: all of them. */
+  readonly workers?: readonly WorkerStatus[];
   readonly volumes: readonly VolumeStatus[];
+}
+
+/** A process that has some of an agent's volumes. */
+export interface WorkerStatus {
+  /** Null while there is none. */
+  readonly pid: number | null;
+  /** `restarting`: it ended by itself, and is started again; its clients are gone, its volumes `failed`. */
+  readonly state: 'starting' | 'running' | 'restarting' | 'stopping';
+  readonly volumes: readonly string[];
+  /** How often it was started again. */
+  readonly restarts: number;
+  readonly lastError: string | null;
 }
 
 /** Longest pause, milliseconds: a guest that hangs for longer has lost its disk by its own judgement. */

@@ -25,16 +25,20 @@ const BOOT_ID_FILE = '/proc/sys/kernel/random/boot_id';
 const LOCK_PATIENCE_MS = 3000;
 const LOCK_RETRY_MS = 50;
 
-export interface AgentStateOptions {
-  /** Created when missing. */
-  readonly stateDir: string;
-  /** The hubs of this start, each with maps of its own; one that has no name unless given. */
-  readonly hubs?: readonly HubName[] | undefined;
+/** How maps are kept. */
+export interface MapOptions {
   /** Bytes of disk that one bit of a map stands for. */
   readonly granularityBytes?: number | undefined;
   /** Makes each new bit durable before its data is written. */
   readonly exact?: boolean | undefined;
   readonly logger: Logger;
+}
+
+export interface AgentStateOptions extends MapOptions {
+  /** Created when missing. */
+  readonly stateDir: string;
+  /** The hubs of this start, each with maps of its own; one that has no name unless given. */
+  readonly hubs?: readonly HubName[] | undefined;
 }
 
 /** Opens maps of volumes, whatever is there. */
@@ -43,58 +47,37 @@ export interface MapKeeper {
   openMap(request: MapRequest): DirtySidecar;
 }
 
-export class AgentState implements MapKeeper {
+/** Where the maps of an agent lie, once that is settled. Structured cloning keeps all of it. */
+export interface AgentPlaces {
+  /** 16 bytes. */
   readonly agentId: Buffer;
-  readonly #options: AgentStateOptions;
-  readonly #bootId = readBootId();
-  readonly #lockFd: number;
   /** By hub. */
-  readonly #folders: ReadonlyMap<string, string>;
+  readonly folders: ReadonlyMap<string, string>;
+}
 
-  private constructor(
-    options: AgentStateOptions,
-    agentId: Buffer,
-    lockFd: number,
-    folders: ReadonlyMap<string, string>,
-  ) {
-    this.agentId = agentId;
+/** The maps of an agent whose state directory is locked, by this process or one that it belongs to. */
+export class AgentMaps {
+  readonly places: AgentPlaces;
+  readonly #options: MapOptions;
+  readonly #bootId = readBootId();
+
+  constructor(places: AgentPlaces, options: MapOptions) {
+    this.places = places;
     this.#options = options;
-    this.#lockFd = lockFd;
-    this.#folders = folders;
   }
 
-  /** @throws OperationError when the directory can't be used, or another agent uses it */
-  static async open(options: AgentStateOptions): Promise<AgentState> {
-    const { stateDir, hubs, logger } = options;
-    const agentId = await loadAgentId(stateDir);
-    const lockFd = await lock(stateDir);
-    try {
-      const folders = hubs ? await prepareHubFolders(stateDir, hubs, logger) : new Map<string, string>();
-      return new AgentState(options, agentId, lockFd, folders);
-    } catch (error) {
-      fs.closeSync(lockFd);
-      throw error;
-    }
-  }
-
-  /** Of the only hub, when hubs have no names. @throws OperationError when its file can't be used */
-  openMap(request: MapRequest): DirtySidecar {
-    return this.#mapsIn(path.join(this.#options.stateDir, FIRST_FOLDER)).openMap(request);
+  get agentId(): Buffer {
+    return this.places.agentId;
   }
 
   /** The maps of one of the hubs. @param hub its name */
   mapsOf(hub: string): MapKeeper {
-    const folder = this.#folders.get(hub);
+    const folder = this.places.folders.get(hub);
     assert(folder !== undefined, `there is no place for the maps of ${hub}`);
-    return this.#mapsIn(folder);
+    return this.mapsIn(folder);
   }
 
-  /** Lets another agent have the directory. */
-  close(): void {
-    fs.closeSync(this.#lockFd);
-  }
-
-  #mapsIn(folder: string): DirtyMaps {
+  protected mapsIn(folder: string): DirtyMaps {
     const { granularityBytes, exact, logger } = this.#options;
     return new DirtyMaps({
       agentId: this.agentId,
@@ -107,6 +90,42 @@ export class AgentState implements MapKeeper {
       exact,
       logger,
     });
+  }
+}
+
+export class AgentState extends AgentMaps implements MapKeeper {
+  readonly #stateDir: string;
+  /** The lock is its own, and of whoever inherits it: it ends with the last of them. */
+  readonly lockFd: number;
+
+  private constructor(options: AgentStateOptions, places: AgentPlaces, lockFd: number) {
+    super(places, options);
+    this.#stateDir = options.stateDir;
+    this.lockFd = lockFd;
+  }
+
+  /** @throws OperationError when the directory can't be used, or another agent uses it */
+  static async open(options: AgentStateOptions): Promise<AgentState> {
+    const { stateDir, hubs, logger } = options;
+    const agentId = await loadAgentId(stateDir);
+    const lockFd = await lock(stateDir);
+    try {
+      const folders = hubs ? await prepareHubFolders(stateDir, hubs, logger) : new Map<string, string>();
+      return new AgentState(options, { agentId, folders }, lockFd);
+    } catch (error) {
+      fs.closeSync(lockFd);
+      throw error;
+    }
+  }
+
+  /** Of the only hub, when hubs have no names. @throws OperationError when its file can't be used */
+  openMap(request: MapRequest): DirtySidecar {
+    return this.mapsIn(path.join(this.#stateDir, FIRST_FOLDER)).openMap(request);
+  }
+
+  /** Lets another agent have the directory. */
+  close(): void {
+    fs.closeSync(this.lockFd);
   }
 }
 

@@ -5,6 +5,7 @@ import type { Logger } from '../../base/log.ts';
 import type { BlockDevice } from '../../blockdev/block-device.ts';
 import type { ProcessStatus, VerifyProgress, VerifyResult, VolumeStatus } from '../../control/status.ts';
 import type { MetaContext } from '../../nbd/meta-contexts.ts';
+import type { AgentMaps, AgentState } from '../../repagent/state-dir.ts';
 import type { ServeConfig } from '../commands/serve.ts';
 import { formatHostPort } from '../parse-address.ts';
 import { loadAgentTls } from './hub-tls.ts';
@@ -31,34 +32,36 @@ export interface Replication {
 }
 
 /**
- * @throws OperationError when the state directory can't be used, or is another agent's, or its TLS files can't be used
+ * What the agent keeps beyond the end of the process; undefined where nothing is replicated.
+ * @throws OperationError when the state directory can't be used, or is another agent's
  */
-export async function createReplication(
-  config: ServeConfig,
-  logger: Logger,
-  reloads: ReloadWatch,
-): Promise<Replication> {
-  const {
-    hubs,
-    hubTls,
-    bandwidth,
-    compress,
-    vmName,
-    queueBytes,
-    stateDir,
-    dirtyGranularityBytes,
-    dirtySync,
-  } = config;
-  if (hubs.length === 0) return new NoReplication(vmName);
-  const { AgentGroup } = await import('../../repagent/agent-group.ts');
-  const { AgentState, imageMark } = await import('../../repagent/state-dir.ts');
-  const state = await AgentState.open({
+export async function openAgentState(config: ServeConfig, logger: Logger): Promise<AgentState | undefined> {
+  const { hubs, stateDir, dirtyGranularityBytes, dirtySync } = config;
+  if (hubs.length === 0) return undefined;
+  const { AgentState: State } = await import('../../repagent/state-dir.ts');
+  return State.open({
     stateDir,
     hubs: hubs.map((hub) => ({ name: hub.name, address: formatHostPort(hub) })),
     granularityBytes: dirtyGranularityBytes,
     exact: dirtySync === 'always',
     logger,
   });
+}
+
+/**
+ * @param state undefined: nothing is replicated
+ * @throws OperationError when its TLS files can't be used
+ */
+export async function createReplication(
+  config: ServeConfig,
+  state: AgentMaps | undefined,
+  logger: Logger,
+  reloads: ReloadWatch,
+): Promise<Replication> {
+  const { hubs, hubTls, bandwidth, compress, vmName, queueBytes } = config;
+  if (!state) return new NoReplication(vmName);
+  const { AgentGroup } = await import('../../repagent/agent-group.ts');
+  const { imageMark } = await import('../../repagent/state-dir.ts');
   const files = hubTls && (await loadAgentTls(hubTls.dir, logger));
   files?.reloadOn(reloads);
   const agents = new AgentGroup(

@@ -1,27 +1,27 @@
 // `repagent serve`: opens the images, builds their chains, serves them over NBD, and replicates them to a hub.
-import { assert } from '../../base/assert.ts';
-import { BlockError, OperationError, UsageError } from '../../base/errors.ts';
+import { UsageError } from '../../base/errors.ts';
 import { createLogger, type Logger } from '../../base/log.ts';
-import type { ProcessStatus, VolumeStatus } from '../../control/status.ts';
+import { andThen } from '../../base/maybe.ts';
+import type { ProcessStatus } from '../../control/status.ts';
 import type { BoundAddress, ListenAddress } from '../../nbd/listen-address.ts';
 import { type NbdServer, type NbdServerOptions, startNbdServer } from '../../nbd/server.ts';
 import type { TlsOptions } from '../../nbd/server-tls.ts';
 import { openStdio } from '../../nbd/stdio.ts';
 import type { ServeConfig } from '../commands/serve.ts';
 import { DEFAULT_NBD_LISTEN, parseListen } from '../parse-address.ts';
-import type { ExportSettings } from '../parse-export.ts';
-import { isNbdUri } from '../parse-image.ts';
 import { checkNbdExposure } from '../parse-tls.ts';
 import { packageVersion } from '../version.ts';
-import { openVolume, type PlannedLink, planLinks, type Volume } from './build-volume.ts';
+import { type PlannedLink, planLinks } from './build-volume.ts';
 import { startOwnControl } from './control-socket.ts';
 import { exportList, listenError, nbdUrl } from './listening.ts';
+import { LocalVolumes } from './local-volumes.ts';
 import { ReloadWatch } from './reload.ts';
 import { changedAtStartOnly, reloadedVisibility } from './reload-exports.ts';
-import { createReplication, type Replication, unprotectedVolume } from './replication.ts';
+import { createReplication, openAgentState, type Replication } from './replication.ts';
 import { type Running, runService, type Startup } from './service.ts';
 import { takeActivatedFds } from './socket-activation.ts';
 import { loadTls, reloadTls } from './tls.ts';
+import type { HostStatus, VolumeHost } from './volume-host.ts';
 
 /**
  * @param reread the configuration as its file has it now
@@ -36,7 +36,7 @@ export async function runServe(config: ServeConfig, reread: () => ServeConfig): 
   return runService({
     logger,
     start: async (startup) => {
-      return new ServeProcess(config, logger, reread).start(startup, listen, plan, tls);
+      return new ServeProcess(config, plan, logger, reread).start(startup, listen, tls);
     },
   });
 }
@@ -63,17 +63,19 @@ class ServeProcess {
   readonly #config: ServeConfig;
   readonly #logger: Logger;
   readonly #reread: () => ServeConfig;
-  readonly #volumes: Volume[] = [];
-  #replication: Replication | undefined;
+  readonly #volumes: VolumeHost;
   #server: NbdServer | undefined;
   /** What is read again on SIGHUP. */
   readonly #reloads: ReloadWatch;
 
-  constructor(config: ServeConfig, logger: Logger, reread: () => ServeConfig) {
+  constructor(config: ServeConfig, plan: readonly PlannedLink[], logger: Logger, reread: () => ServeConfig) {
     this.#config = config;
     this.#logger = logger;
     this.#reread = reread;
     this.#reloads = new ReloadWatch(logger);
+    const replication = async (): Promise<Replication> =>
+      createReplication(config, await openAgentState(config, logger), logger, this.#reloads);
+    this.#volumes = new LocalVolumes({ config, plan, replication, logger });
   }
 
   /**
@@ -83,39 +85,21 @@ class ServeProcess {
   async start(
     startup: Startup,
     listen: readonly ListenAddress[],
-    plan: readonly PlannedLink[],
     tls: TlsOptions | undefined,
   ): Promise<Running> {
     // Before anything is opened: what is there may be a terminal.
     const stdio = this.#config.stdio ? openStdio() : undefined;
     await startup.step('SIGHUP', Promise.resolve(this.#reloads), (reloads) => reloads.close());
     await startup.step('control API', this.#startControl(), (control) => control.close());
-    const replication = await createReplication(this.#config, this.#logger, this.#reloads);
-    this.#replication = replication;
-    for (const image of this.#config.images) {
-      const { format, upstreamConnections } = this.#config;
-      const { readOnly } = this.#settings(image.name);
-      const createSizeBytes = isNbdUri(image.source) ? undefined : this.#config.createSizeBytes;
-      const from = { image, format, readOnly, createSizeBytes, upstreamConnections };
-      const options = { ...from, plan, replication, logger: this.#logger };
-      const volume = await startup.step(`volume ${image.name}`, openVolume(options), (one) =>
-        one.device.close(),
-      );
-      this.#volumes.push(volume);
-    }
-    // Before the images: until the goodbye the hub may still read what it lacks.
-    await startup.step('replication', Promise.resolve(replication), (one) => one.close());
+    await this.#volumes.open(startup);
     const server = await startup.step('NBD server', this.#startServer(listen, tls), (one) => one.close());
-    // What is held would keep clients' requests in flight, and the server waits for those.
-    await startup.step('pauses', Promise.resolve(), () => {
-      for (const { pauser } of this.#volumes) pauser.close();
-    });
+    await startup.step('pauses', Promise.resolve(), () => this.#volumes.endPauses());
     // A socket that was passed to us shows its address only now.
     checkNbdExposure(server.addresses, this.#config.tls, this.#config.insecure);
     this.#server = server;
     reloadTls(this.#reloads, server, this.#config.tls, this.#logger);
     this.#reloads.add('exports', () => this.#reloadExports(server));
-    replication.start();
+    this.#volumes.start();
     if (stdio) {
       this.#logger.info('serving one client on standard input and output');
       return { finished: server.serveOne(stdio.client, stdio.openEngine) };
@@ -136,22 +120,11 @@ class ServeProcess {
       this.#logger.warn({ changed: later }, 'these changes take effect at the next start');
   }
 
-  #settings(name: string): ExportSettings {
-    const settings = this.#config.exports.get(name);
-    assert(settings !== undefined, `no settings for the export ${name}`);
-    return settings;
-  }
-
   async #startServer(listen: readonly ListenAddress[], tls: TlsOptions | undefined): Promise<NbdServer> {
-    const { format, hubs } = this.#config;
-    const kind = hubs.length > 0 ? `${format} image, replicated` : `${format} image`;
-    const exports = this.#volumes.map(({ name, device, contexts }) => {
-      const { description = kind, ...settings } = this.#settings(name);
-      return { name, device, description, contexts, ...settings };
-    });
     try {
       return await startNbdServer({
-        exports,
+        exports: this.#volumes.exports,
+        taker: this.#volumes.taker,
         listen,
         tls,
         logger: this.#logger,
@@ -164,78 +137,24 @@ class ServeProcess {
   }
 
   #startControl(): ReturnType<typeof startOwnControl> {
+    const volumes = this.#volumes;
     return startOwnControl({
       kind: 'serve',
       address: this.#config.control,
       logger: this.#logger,
       handlers: {
-        status: () => this.#status(),
-        stats: () => ({
-          filters: Object.fromEntries(this.#volumes.map((volume) => [volume.name, volume.stats()])),
-          agent: this.#replication?.stats(),
-        }),
-        verify: (volume, onProgress, hub) => this.#replication!.verify(volume, onProgress, hub),
-        resize: (volume, sizeBytes) => this.#resize(volume, sizeBytes),
-        chains: {
-          pause: (volume, order, signal) => this.#volume(volume).pauser.pause({ ...order, signal }),
-          resume: (volume) => this.#volume(volume).pauser.resume(),
-          adjust: async (volume, filter, changes) => {
-            const one = this.#volume(volume);
-            await one.adjust(filter, changes);
-            return one.stats()[filter];
-          },
-        },
+        status: () => andThen(volumes.status(), (status) => this.#status(status)),
+        stats: () => volumes.stats(),
+        verify: (volume, onProgress, hub) => volumes.verify(volume, onProgress, hub),
+        resize: (volume, sizeBytes) => volumes.resize(volume, sizeBytes),
+        chains: volumes.chains,
       },
     });
   }
 
-  async #resize(name: string, sizeBytes: number): Promise<void> {
-    const volume = this.#volume(name);
-    try {
-      await volume.device.resize(sizeBytes);
-    } catch (error) {
-      if (error instanceof BlockError) throw new OperationError(error.message, { cause: error });
-      throw error;
-    }
-    this.#logger.info({ volume: name, sizeBytes }, 'resized');
-  }
-
-  #volume(name: string): Volume {
-    const volume = this.#volumes.find((one) => one.name === name);
-    if (!volume) throw new OperationError(`there is no volume ${JSON.stringify(name)}`);
-    return volume;
-  }
-
-  /** What the chain says of a volume, beside what replication does. */
-  #chainStatus(name: string): Pick<VolumeStatus, 'paused' | 'readOnly'> {
-    const volume = this.#volumes.find((one) => one.name === name);
-    if (!volume) return {};
-    const paused = volume.pauser.status();
-    return {
-      paused: paused
-        ? { forMs: paused.pausedMs, leftMs: paused.leftMs, waitingCalls: paused.waitingCalls }
-        : null,
-      readOnly: this.#settings(name).readOnly || volume.device.limits.readOnly,
-    };
-  }
-
-  #status(): ProcessStatus {
-    const replicated = this.#replication?.status();
-    const known = new Set(replicated?.volumes.map((volume) => volume.name));
-    const others = this.#volumes.filter((volume) => !known.has(volume.name));
-    return {
-      role: 'agent',
-      pid: process.pid,
-      version: packageVersion(),
-      listening: this.#urls(),
-      link: replicated?.link ?? null,
-      ...(replicated?.links && { links: replicated.links }),
-      ...(replicated?.resyncReads && { resyncReads: replicated.resyncReads }),
-      volumes: [
-        ...(replicated?.volumes ?? []),
-        ...others.map(({ name, device }) => unprotectedVolume(name, this.#config.vmName, device.sizeBytes)),
-      ].map((volume) => ({ ...volume, ...this.#chainStatus(volume.name) })),
-    };
+  #status(status: HostStatus): ProcessStatus {
+    const { pid } = process;
+    return { role: 'agent', pid, version: packageVersion(), listening: this.#urls(), ...status };
   }
 
   #urls(): string[] {
