@@ -11,7 +11,7 @@ const DAYS = ['sun', 'mon', 'tue', 'wed', 'thu', 'fri', 'sat'];
 const DAY_MINUTES = 24 * 60;
 
 /** At less, one large write of a guest would take the link for more than eight minutes. */
-const MIN_BYTES_PER_SECOND = 64 * KiB;
+export const MIN_BYTES_PER_SECOND = 64 * KiB;
 
 /**
  * `LIMIT`, or `[DAYS] [HH:MM-HH:MM] LIMIT, ..., else LIMIT`. LIMIT is a size, bytes a second, or `unlimited`; DAYS are

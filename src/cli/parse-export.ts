@@ -13,6 +13,8 @@ export interface ExportSettings {
   readonly description: string | undefined;
   /** May change while it is served; the rest may not. */
   readonly visibility: ExportVisibility;
+  /** Which worker has it, from 1 on; undefined: the one that has the fewest. */
+  readonly worker: number | undefined;
 }
 
 export interface ExportDefaults {
@@ -29,6 +31,11 @@ const EXPORT_OPTIONS = {
   hidden: { kind: 'boolean', default: false, description: 'not listed; who knows the name may open it' },
   rotational: { kind: 'boolean', default: false, description: 'tell clients that seeks cost time' },
   description: { kind: 'string', description: 'text for people, in lists' },
+  worker: {
+    kind: 'integer',
+    min: 1,
+    description: 'with --workers: which one has it, from 1 on; default: in turn',
+  },
   allow: {
     kind: 'list',
     description: 'addresses and networks that may use it, and `unix` for local sockets',
@@ -65,6 +72,7 @@ export function parseExports(
       rotational: options.rotational,
       description: options.description,
       visibility: { access, hidden: options.hidden },
+      worker: options.worker,
     };
   };
   const settings = new Map(names.map((name) => [name, read(name, new Map())]));

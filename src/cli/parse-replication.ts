@@ -90,7 +90,7 @@ function parseHubTls(dir: string | undefined, name: string | undefined): Replica
 }
 
 /** One read of a resync a second: at less, what a hub asks for could seem to be forgotten. */
-const MIN_RESYNC_RATE = 256 * KiB;
+export const MIN_RESYNC_RATE = 256 * KiB;
 
 function parseResyncRate(text = 'auto'): ResyncRate {
   if (text === 'auto') return text;

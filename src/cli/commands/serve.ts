@@ -14,6 +14,7 @@ import { parseReplication, type ReplicationConfig } from '../parse-replication.t
 import { parseSocketPermissions } from '../parse-socket.ts';
 import { checkNbdExposure, checkTlsRules, parseTls, TLS_OPTIONS, type TlsConfig } from '../parse-tls.ts';
 import { agentStateDir, parseCount, parsePositiveTimeout, parseVmName } from '../parse-values.ts';
+import { parseWorkers } from '../parse-workers.ts';
 import { insecureOption, listenControlOption, logLevelOption } from './shared-options.ts';
 
 export const SERVE_OPTIONS = {
@@ -90,7 +91,7 @@ export const SERVE_OPTIONS = {
     type: 'text',
     repeatable: true,
     describe:
-      'NAME,key=value,... for one image, repeatable: read-only, hidden, rotational, description=TEXT, allow=NETWORK+..., allow-cert=NAME+..., allow-psk=USER+...',
+      'NAME,key=value,... for one image, repeatable: read-only, hidden, rotational, description=TEXT, worker=NUMBER, allow=NETWORK+..., allow-cert=NAME+..., allow-psk=USER+...',
   },
   allow: {
     type: 'text',
@@ -110,6 +111,12 @@ export const SERVE_OPTIONS = {
     type: 'text',
     describe: 'connections to each nbd:// image whose server allows several',
     fallback: '1',
+  },
+  workers: {
+    type: 'text',
+    describe:
+      'processes that the images are spread over, each with its own clients, hub links and share of the limits',
+    fallback: '1: all in this process',
   },
   'max-connections': { type: 'text', describe: 'NBD connections at a time', fallback: '1024' },
   'max-connections-per-address': {
@@ -189,6 +196,8 @@ export interface ServeConfig extends ReplicationConfig {
   readonly tls: TlsConfig;
   readonly control: ControlAddress | undefined;
   readonly oldstyle: boolean;
+  /** For each worker the names of its images; of one alone there is no worker but this process. */
+  readonly placement: readonly (readonly string[])[];
   readonly upstreamConnections: number | undefined;
   readonly maxConnections: number | undefined;
   readonly maxConnectionsPerAddress: number | undefined;
@@ -234,6 +243,7 @@ export function resolveServe(raw: RawOptions<typeof SERVE_OPTIONS>): ServeConfig
     tls,
     control: raw.control === undefined ? undefined : parseControl(raw.control),
     oldstyle: raw.oldstyle ?? false,
+    placement: parseWorkers(raw, exports),
     upstreamConnections: parseUpstream(raw['upstream-connections'], images),
     maxConnections: parseConnections(raw['max-connections'], '--max-connections'),
     maxConnectionsPerAddress: parseConnections(
@@ -320,6 +330,10 @@ export const serveCommand = defineCommand({
       'serve disk.img --listen unix:/run/vm.sock --socket-mode 0660 --socket-owner :kvm',
       'for the group kvm of this machine',
     ],
+    [
+      'serve a.img b.img c.img d.img --workers 2 --hub 192.0.2.7',
+      'two processes, each with two of the images',
+    ],
     ['serve disk.img --stdio', 'for a program that starts us with a socket or two pipes, as nbdkit -s'],
     ['serve disk.img --export disk,read-only,allow=10.1.0.0/16+unix', 'for some clients, to read only'],
     [
@@ -332,6 +346,6 @@ export const serveCommand = defineCommand({
   run: async (raw, reread) => {
     const config = resolveServe(raw);
     const { runServe } = await import('../run/serve.ts');
-    return runServe(config, () => resolveServe(reread()));
+    return runServe(config, () => resolveServe(reread()), raw);
   },
 });

@@ -20,6 +20,22 @@ export interface LocalVolumesOptions {
   readonly logger: Logger;
 }
 
+/** A volume as clients are shown it. */
+export function describeExport(
+  config: ServeConfig,
+  { name, device, contexts }: Pick<Volume, 'name' | 'device' | 'contexts'>,
+): ExportSpec {
+  const kind = config.hubs.length > 0 ? `${config.format} image, replicated` : `${config.format} image`;
+  const { description = kind, readOnly, rotational, visibility } = settingsOf(config, name);
+  return { name, device, description, contexts, readOnly, rotational, visibility };
+}
+
+function settingsOf({ exports }: ServeConfig, name: string): ExportSettings {
+  const settings = exports.get(name);
+  assert(settings !== undefined, `no settings for the export ${name}`);
+  return settings;
+}
+
 export class LocalVolumes implements VolumeHost {
   readonly taker = undefined;
   readonly chains: ChainHandlers = {
@@ -59,12 +75,7 @@ export class LocalVolumes implements VolumeHost {
   }
 
   get exports(): readonly ExportSpec[] {
-    const { format, hubs } = this.#options.config;
-    const kind = hubs.length > 0 ? `${format} image, replicated` : `${format} image`;
-    return this.#volumes.map(({ name, device, contexts }) => {
-      const { description = kind, ...settings } = this.#settings(name);
-      return { name, device, description, contexts, ...settings };
-    });
+    return this.#volumes.map((volume) => describeExport(this.#options.config, volume));
   }
 
   start(): void {
@@ -119,9 +130,7 @@ export class LocalVolumes implements VolumeHost {
   }
 
   #settings(name: string): ExportSettings {
-    const settings = this.#options.config.exports.get(name);
-    assert(settings !== undefined, `no settings for the export ${name}`);
-    return settings;
+    return settingsOf(this.#options.config, name);
   }
 
   #volume(name: string): Volume {

@@ -10,10 +10,10 @@ export class ReloadWatch implements Closeable {
   #asked = false;
   #running: Promise<void> | undefined;
 
-  /** Watches from now on. */
-  constructor(logger: Logger) {
+  /** @param watches for the signal, from now on; otherwise only `now` starts a run */
+  constructor(logger: Logger, watches = true) {
     this.#logger = logger;
-    process.on('SIGHUP', this.#onSignal);
+    if (watches) process.on('SIGHUP', this.#onSignal);
   }
 
   /**
@@ -23,6 +23,12 @@ export class ReloadWatch implements Closeable {
    */
   add(name: string, reload: () => Promise<void> | void): void {
     this.#reloads.push({ name, reload });
+  }
+
+  /** As the signal. @returns once it is done */
+  async now(): Promise<void> {
+    this.#onSignal();
+    await this.#running;
   }
 
   /** Waits for the run that is under way. The signal has its default meaning again. */

@@ -1,13 +1,15 @@
 // `repagent serve`: opens the images, builds their chains, serves them over NBD, and replicates them to a hub.
-import { UsageError } from '../../base/errors.ts';
+import { OperationError, UsageError } from '../../base/errors.ts';
 import { createLogger, type Logger } from '../../base/log.ts';
 import { andThen } from '../../base/maybe.ts';
+import { loadNativeCalls } from '../../base/native-calls.ts';
 import type { ProcessStatus } from '../../control/status.ts';
 import type { BoundAddress, ListenAddress } from '../../nbd/listen-address.ts';
 import { type NbdServer, type NbdServerOptions, startNbdServer } from '../../nbd/server.ts';
 import type { TlsOptions } from '../../nbd/server-tls.ts';
 import { openStdio } from '../../nbd/stdio.ts';
-import type { ServeConfig } from '../commands/serve.ts';
+import type { SERVE_OPTIONS, ServeConfig } from '../commands/serve.ts';
+import type { RawOptions } from '../option-table.ts';
 import { DEFAULT_NBD_LISTEN, parseListen } from '../parse-address.ts';
 import { checkNbdExposure } from '../parse-tls.ts';
 import { packageVersion } from '../version.ts';
@@ -22,21 +24,29 @@ import { type Running, runService, type Startup } from './service.ts';
 import { takeActivatedFds } from './socket-activation.ts';
 import { loadTls, reloadTls } from './tls.ts';
 import type { HostStatus, VolumeHost } from './volume-host.ts';
+import { workerConfig } from './workers/worker-config.ts';
 
 /**
  * @param reread the configuration as its file has it now
  * @returns the exit status
  */
-export async function runServe(config: ServeConfig, reread: () => ServeConfig): Promise<number> {
+export async function runServe(
+  config: ServeConfig,
+  reread: () => ServeConfig,
+  raw: RawOptions<typeof SERVE_OPTIONS>,
+): Promise<number> {
   // Everything that can be wrong in the arguments is found before anything is opened.
   const listen = listenAddresses(config);
   const plan = await planLinks(config.filters, config.hubs.length > 0);
   const logger = createLogger(config.logLevel, 'serve');
+  checkWorkers(config);
   const tls = await loadTls(config.tls, logger);
   return runService({
     logger,
     start: async (startup) => {
-      return new ServeProcess(config, plan, logger, reread).start(startup, listen, tls);
+      const reloads = new ReloadWatch(logger);
+      const volumes = await chooseHost({ config, plan, logger, reloads, raw });
+      return new ServeProcess(config, volumes, reloads, logger, reread).start(startup, listen, tls);
     },
   });
 }
@@ -59,6 +69,36 @@ function listenAddresses({ listen, stdio, socketPermissions }: ServeConfig): Lis
   return all.length > 0 ? all : [parseListen(DEFAULT_NBD_LISTEN)];
 }
 
+interface HostOptions {
+  readonly config: ServeConfig;
+  readonly plan: readonly PlannedLink[];
+  readonly logger: Logger;
+  readonly reloads: ReloadWatch;
+  readonly raw: RawOptions<typeof SERVE_OPTIONS>;
+}
+
+/** Who has the volumes: this process, or workers. */
+async function chooseHost({ config, plan, logger, reloads, raw }: HostOptions): Promise<VolumeHost> {
+  const openState = (): ReturnType<typeof openAgentState> => openAgentState(config, logger);
+  if (config.placement.length === 1) {
+    const replication = async (): Promise<Replication> =>
+      createReplication(config, await openState(), logger, reloads);
+    return new LocalVolumes({ config, plan, replication, logger });
+  }
+  const { WorkerPool } = await import('./workers/worker-pool.ts');
+  return new WorkerPool({ config, raw, openState, reloads, logger });
+}
+
+/** Says before anything is opened what workers could not do. @throws UsageError or OperationError */
+function checkWorkers(config: ServeConfig): void {
+  if (config.placement.length === 1) return;
+  for (const volumes of config.placement) workerConfig(config, volumes);
+  if (config.tls.mode === 'off' || loadNativeCalls()) return;
+  throw new OperationError('clients inside TLS can only go to workers where koffi is installed', {
+    hint: 'install it (npm install koffi), or leave --workers out',
+  });
+}
+
 class ServeProcess {
   readonly #config: ServeConfig;
   readonly #logger: Logger;
@@ -68,14 +108,18 @@ class ServeProcess {
   /** What is read again on SIGHUP. */
   readonly #reloads: ReloadWatch;
 
-  constructor(config: ServeConfig, plan: readonly PlannedLink[], logger: Logger, reread: () => ServeConfig) {
+  constructor(
+    config: ServeConfig,
+    volumes: VolumeHost,
+    reloads: ReloadWatch,
+    logger: Logger,
+    reread: () => ServeConfig,
+  ) {
     this.#config = config;
+    this.#volumes = volumes;
+    this.#reloads = reloads;
     this.#logger = logger;
     this.#reread = reread;
-    this.#reloads = new ReloadWatch(logger);
-    const replication = async (): Promise<Replication> =>
-      createReplication(config, await openAgentState(config, logger), logger, this.#reloads);
-    this.#volumes = new LocalVolumes({ config, plan, replication, logger });
   }
 
   /**

@@ -5,7 +5,7 @@ import { Stopper } from '../../base/lifecycle.ts';
 import type { Logger } from '../../base/log.ts';
 import { loadNativeCalls } from '../../base/native-calls.ts';
 import { startTrimming } from '../../base/slab-trim.ts';
-import { watchSignals } from './signals.ts';
+import { type StopSignal, watchSignals } from './signals.ts';
 
 export interface Startup {
   /**
@@ -19,6 +19,14 @@ export interface Startup {
 export interface ServiceOptions {
   readonly logger: Logger;
   start(startup: Startup): Promise<Running>;
+  /** What asks it to stop; the signals SIGINT and SIGTERM unless given. */
+  readonly stop?: StopRequest | undefined;
+}
+
+export interface StopRequest {
+  /** Resolves when it is to stop; with the signal, if that was one. */
+  readonly requested: Promise<StopSignal | undefined>;
+  isReceived(): boolean;
 }
 
 /** A service that has started. */
@@ -40,25 +48,29 @@ class Interrupted extends Error {
 export async function runService(options: ServiceOptions): Promise<number> {
   const { logger, start } = options;
   const stopper = new Stopper();
-  const signals = watchSignals();
+  const signals = options.stop ? undefined : watchSignals();
+  const asked = options.stop ?? {
+    requested: signals!.requested,
+    isReceived: () => signals!.received !== undefined,
+  };
   const stopTrimming = startTrimming(sharedPool, loadNativeCalls());
   const step: Startup['step'] = async (name, what, stop) => {
     const value = await what;
     if (stop) stopper.add(name, () => stop(value));
-    if (signals.received !== undefined) throw new Interrupted();
+    if (asked.isReceived()) throw new Interrupted();
     return value;
   };
   let clean = false;
   try {
     const { finished } = await start({ step });
-    const signal = await Promise.race(finished ? [signals.requested, finished] : [signals.requested]);
+    const signal = await Promise.race(finished ? [asked.requested, finished] : [asked.requested]);
     if (signal) logger.info({ signal }, 'stopping; a second signal exits at once');
   } catch (error) {
     if (!(error instanceof Interrupted)) throw error;
   } finally {
     clean = await stopAll(stopper, logger);
     stopTrimming();
-    signals.dispose();
+    signals?.dispose();
   }
   return clean ? 0 : 1;
 }

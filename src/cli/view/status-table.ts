@@ -165,6 +165,10 @@ function headLines(status: ProcessStatus): string[] {
     lines.push(`hub ${printable(linkName(link))}: ${printable(link.state)}${traffic}`);
     if (link.lastError) lines.push(`  last error: ${printable(link.lastError)}`);
   }
+  for (const { pid, state, volumes, restarts } of status.workers ?? []) {
+    const what = `${state}${restarts > 0 ? `, started again ${restarts}x` : ''}`;
+    lines.push(`worker ${pid ?? '-'}: ${what}: ${volumes.map(printable).join(', ')}`);
+  }
   const reads = status.resyncReads && resyncReadsText(status.resyncReads);
   if (reads !== undefined) lines.push(reads);
   if (links.length === 0 && status.role === 'agent') lines.push('no hub: nothing is replicated');

@@ -177,6 +177,16 @@ describe('statusTable', () => {
     sampleVolume({ name: 'a-volume-with-quite-a-long-name', lagMs: null, lastError: 'disk\x1b[31m full' }),
   ];
 
+  it('names the workers where there are some, and how often one was started again', () => {
+    const workers = [
+      { pid: 7, state: 'running', volumes: ['a', 'c'], restarts: 0, lastError: null },
+      { pid: null, state: 'restarting', volumes: ['b'], restarts: 2, lastError: 'it was ended by SIGKILL' },
+    ] as const;
+    const lines = statusTable(sampleStatus([sampleVolume()], { workers }), plain);
+    expect(lines).toContain('worker 7: running: a, c');
+    expect(lines).toContain('worker -: restarting, started again 2x: b');
+  });
+
   it('shows every figure where there is room', () => {
     const text = statusTable(sampleStatus(volumes), { ...plain, columns: 200 }).join('\n');
     expect(text).toMatch(/agent 42 \(repagent 0\.1\.0\), listening nbd:\/\/127\.0\.0\.1:10809/);

@@ -1,8 +1,10 @@
 // Both engines over real sockets: the one that receives into the handler's memory, and the plain one for streams that
 // have no handle of their own. The same events in the same order from both.
+import { once } from 'node:events';
 import { connect, createServer, type Server, type Socket } from 'node:net';
 import { afterEach, describe, expect, it } from 'vitest';
 import {
+  createHandleEngine,
   createSocketEngine,
   createStreamEngine,
   type SocketEngine,
@@ -153,6 +155,41 @@ describe.each(['onread', 'plain'])('the %s engine', (kind) => {
     await new Promise((resolve) => setImmediate(resolve));
     expect(handler.sentCount).toBe(0);
     expect(handler.events).toEqual(['closed']);
+  });
+
+  it('gives the socket away where it stopped, without a byte lost', async () => {
+    const handler = new Collector(500);
+    const { engine, client } = await pair(kind, handler);
+    handler.pauseAfter = 2000;
+    const bytes = Buffer.from(Array.from({ length: 300_000 }, (_, i) => i % 251));
+    client.end(bytes);
+    await waitUntil(() => handler.bytes.length >= 2000);
+    await new Promise((resolve) => setImmediate(resolve));
+    const given = engine.giveAway()!;
+    expect(given.kind).toBe(kind === 'plain' ? 'stream' : 'handle');
+    const rest = new Collector(500);
+    const next =
+      given.kind === 'handle'
+        ? createHandleEngine(given.handle, rest, 'before')
+        : createStreamEngine(given.stream, rest, 'before');
+    await waitUntil(() => rest.events.includes('ended'));
+    expect(Buffer.concat([handler.bytes, rest.bytes]).equals(bytes)).toBe(true);
+    expect(next.peer).toBe('before');
+    next.send([Buffer.from('back')]);
+    const [answer] = (await once(client, 'data')) as [Buffer];
+    expect(answer.toString()).toBe('back');
+    next.destroy();
+    await waitUntil(() => rest.events.includes('closed'));
+    expect(handler.events).toEqual([]);
+    client.destroy();
+  });
+
+  it('has nothing to give away of a socket that is closed', async () => {
+    const handler = new Collector(500);
+    const { engine, client } = await pair(kind, handler);
+    engine.destroy();
+    expect(engine.giveAway()).toBeUndefined();
+    client.destroy();
   });
 
   it('gives its place in the count of the server back', async () => {
