@@ -28,7 +28,7 @@ const BENCH_OPTIONS = {
   },
   scale: {
     type: 'flag',
-    describe: 'instead: memory, time until protected and latency of many volumes and huge ones; two minutes',
+    describe: 'instead: memory, time until protected and latency of many volumes and huge ones; some minutes',
   },
   cell: {
     type: 'text',
