@@ -1,6 +1,6 @@
 // What a hub keeps durably of one replica: whose it is, which attachment it is at and how far, and what its image looked
 // like. A record is whole or damaged; nothing is ever guessed from half of one.
-import { createHash } from 'node:crypto';
+import { openSealed, sealText } from '../base/sealed-text.ts';
 import type { RecoveryPoint } from './recovery-point.ts';
 
 const VERSION = 1;
@@ -91,38 +91,28 @@ type Written = Omit<ReplicaRecord, 'pairing' | 'previousPairing'> & {
 };
 
 export function encodeRecord(record: ReplicaRecord): string {
-  const body = JSON.stringify({
+  return sealText({
     version: VERSION,
     ...record,
     pairing: record.pairing.toString(16),
     previousPairing: record.previousPairing.toString(16),
   });
-  return `${JSON.stringify({ sha256: digest(body), body })}\n`;
 }
 
 /** @returns undefined when it is damaged, or of another version */
 export function decodeRecord(text: string): ReplicaRecord | undefined {
-  try {
-    const outer = JSON.parse(text) as { readonly sha256?: unknown; readonly body?: unknown };
-    if (typeof outer.body !== 'string' || outer.sha256 !== digest(outer.body)) return undefined;
-    // The digest says that these are our own words: their types need no check.
-    const { version, ...rest } = JSON.parse(outer.body) as Written;
-    if (version !== VERSION) return undefined;
-    const pairing = BigInt(`0x${rest.pairing}`);
-    const { previousPairing } = rest;
-    // The first of these records had none of these: the pairing is taken for the same, and no point is known.
-    return {
-      ...rest,
-      point: rest.point ?? null,
-      undoId: rest.undoId ?? null,
-      pairing,
-      previousPairing: previousPairing === undefined ? pairing : BigInt(`0x${previousPairing}`),
-    };
-  } catch {
-    return undefined;
-  }
-}
-
-function digest(text: string): string {
-  return createHash('sha256').update(text).digest('hex');
+  // The seal says that these are our own words: their types need no check.
+  const written = openSealed(text) as Written | undefined;
+  if (written?.version !== VERSION) return undefined;
+  const { version: _, ...rest } = written;
+  const pairing = BigInt(`0x${rest.pairing}`);
+  const { previousPairing } = rest;
+  // The first of these records had none of these: the pairing is taken for the same, and no point is known.
+  return {
+    ...rest,
+    point: rest.point ?? null,
+    undoId: rest.undoId ?? null,
+    pairing,
+    previousPairing: previousPairing === undefined ? pairing : BigInt(`0x${previousPairing}`),
+  };
 }

@@ -3,6 +3,7 @@
 import fs from 'node:fs/promises';
 import path from 'node:path';
 import { errorCode } from '../base/errors.ts';
+import { systemFiles } from '../base/small-files.ts';
 
 export interface UndoFile {
   readonly sizeBytes: number;
@@ -44,7 +45,7 @@ export function undoPlace(file: string): UndoPlace {
         throw error;
       }
       try {
-        await syncFolder(folder);
+        await systemFiles.sync(folder);
         return opened;
       } catch (error) {
         await opened.close();
@@ -52,25 +53,25 @@ export function undoPlace(file: string): UndoPlace {
       }
     },
     create: async (content) => {
-      await fs.mkdir(folder, { recursive: true, mode: 0o700 });
+      await systemFiles.makeFolder(folder);
       const draft = `${file}.new`;
       try {
         await fs.writeFile(draft, content, { mode: 0o600, flush: true });
         await fs.rename(draft, file);
-        await syncFolder(folder);
+        await systemFiles.sync(folder);
         return await openFile(file, 'r+');
       } catch (error) {
-        await fs.rm(draft, { force: true }).catch(() => undefined);
+        await systemFiles.remove(draft).catch(() => undefined);
         throw error;
       }
     },
     remove: async () => {
-      await fs.rm(file, { force: true });
-      await syncFolder(folder);
+      await systemFiles.remove(file);
+      await systemFiles.sync(folder);
     },
     setAside: async () => {
       await fs.rename(file, `${file}.old`);
-      await syncFolder(folder);
+      await systemFiles.sync(folder);
     },
   };
 }
@@ -106,13 +107,4 @@ async function openFile(file: string, flags: string): Promise<UndoFile> {
     sync: () => handle.datasync(),
     close: () => handle.close(),
   };
-}
-
-async function syncFolder(folder: string): Promise<void> {
-  const handle = await fs.open(folder, 'r');
-  try {
-    await handle.sync();
-  } finally {
-    await handle.close();
-  }
 }

@@ -5,9 +5,9 @@
 //   0      head: JSON with its SHA-256, padded with zeroes
 //   4096   state: the same
 //   8192   batches, each at a multiple of 4096: descriptor block, then the payload, padded
-import { createHash } from 'node:crypto';
 import { crc32 } from 'node:zlib';
 import { KiB, MiB } from '../base/limits.ts';
+import { openSealed, sealText } from '../base/sealed-text.ts';
 import type { RecoveryPoint } from './recovery-point.ts';
 
 const VERSION = 1;
@@ -144,24 +144,12 @@ export function decodeBatch(block: Buffer, id: string): UndoBatch | undefined {
 }
 
 function encodeBlock(content: object): Buffer {
-  const body = JSON.stringify(content);
   const block = Buffer.alloc(BLOCK_BYTES);
-  block.write(`${JSON.stringify({ sha256: digest(body), body })}\n`);
+  block.write(sealText(content));
   return block;
 }
 
 function decodeBlock(block: Buffer): object | undefined {
   const end = block.indexOf(10);
-  if (end === -1) return undefined;
-  try {
-    const outer = JSON.parse(block.toString('utf8', 0, end)) as { sha256?: unknown; body?: unknown };
-    if (typeof outer.body !== 'string' || outer.sha256 !== digest(outer.body)) return undefined;
-    return JSON.parse(outer.body) as object;
-  } catch {
-    return undefined;
-  }
-}
-
-function digest(text: string): string {
-  return createHash('sha256').update(text).digest('hex');
+  return end === -1 ? undefined : openSealed(block.toString('utf8', 0, end));
 }
