@@ -1,6 +1,8 @@
 // Asks a running process through its control API. What comes back is bounded and checked before it is believed.
+
 import { type IncomingMessage, request } from 'node:http';
 import { errorCode, errorMessage, OperationError } from '../base/errors.ts';
+import { isRecord } from '../base/is-record.ts';
 import { MiB } from '../base/limits.ts';
 import { type ControlAddress, formatControlAddress } from './address.ts';
 import type { PauseOrder, ProcessStatus, VerifyProgress, VerifyResult } from './status.ts';
@@ -248,8 +250,4 @@ function isAtHub(value: unknown): boolean {
 
 function areTexts(...values: readonly unknown[]): boolean {
   return values.every((one) => typeof one === 'string');
-}
-
-function isRecord(value: unknown): value is Record<string, unknown> {
-  return typeof value === 'object' && value !== null && !Array.isArray(value);
 }

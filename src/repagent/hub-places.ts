@@ -1,5 +1,6 @@
 // Where the dirty maps of each hub lie in an agent's state directory. A map is relative to one replica: which hub's it
 // is must survive restarts, other addresses and another order of the hubs, or what it says would be said to the wrong one.
+import { isRecord } from '../base/is-record.ts';
 
 /** A hub as it was asked for. */
 export interface HubName {
@@ -117,8 +118,4 @@ export function isMapsFolder(name: string): boolean {
 
 function isText(value: unknown): value is string | null {
   return value === null || typeof value === 'string';
-}
-
-function isRecord(value: unknown): value is Record<string, unknown> {
-  return typeof value === 'object' && value !== null && !Array.isArray(value);
 }

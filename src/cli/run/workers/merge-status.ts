@@ -1,4 +1,5 @@
 // One status of an agent out of those of its workers. Pure.
+import { isRecord } from '../../../base/is-record.ts';
 import type { NotedError } from '../../../base/sticky-error.ts';
 import type { LinkStatus, LinkTraffic, ResyncReads, VolumeStatus } from '../../../control/status.ts';
 import type { HostStatus } from '../volume-host.ts';
@@ -81,8 +82,4 @@ export function addFigures(a: unknown, b: unknown): unknown {
   if (!isRecord(a) || !isRecord(b)) return a ?? b;
   const keys = new Set([...Object.keys(a), ...Object.keys(b)]);
   return Object.fromEntries([...keys].map((key) => [key, addFigures(a[key], b[key])]));
-}
-
-function isRecord(value: unknown): value is Record<string, unknown> {
-  return typeof value === 'object' && value !== null && !Array.isArray(value);
 }
