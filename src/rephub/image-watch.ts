@@ -1,7 +1,7 @@
 // What is known of a replica's image beside its content: whether the hub has had it in its hands all the time, and what
 // others did to it when it had not.
 import type { ImageLook, ReplicaRecord } from './replica-record.ts';
-import { isChanged } from './verdict.ts';
+import { isChanged, isOtherImage } from './verdict.ts';
 
 export class ImageWatch {
   /** Others changed the image while the hub did not have it, and nobody has decided yet what follows. */
@@ -24,9 +24,8 @@ export class ImageWatch {
   /** Takes note of how the image looks before it is opened. */
   seen(look: ImageLook | undefined, record: ReplicaRecord | undefined): void {
     this.#look = look;
-    const identity = record?.image?.identity;
     // Times alone may be those of what the hub itself wrote since a record that could not be written.
-    this.isExchanged = look !== undefined && identity !== undefined && look.identity !== identity;
+    this.isExchanged = isOtherImage(record, look);
     this.isStrange = isChanged(record, look);
   }
 

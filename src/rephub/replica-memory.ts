@@ -11,7 +11,7 @@ import { inexactly, pointAt, type RecoveryPoint, UNKNOWN_POINT } from './recover
 import type { AgentIdentity } from './replica-link.ts';
 import { emptyRecord, type ImageLook, type ReplicaRecord, recordedPoint } from './replica-record.ts';
 import type { UndoNote } from './undo-store.ts';
-import { type Conflict, judge, STRANGE_IMAGE, type Verdict } from './verdict.ts';
+import { type Conflict, isOtherImage, judge, STRANGE_IMAGE, type Verdict } from './verdict.ts';
 
 /** From one record of a position to the next, ms. */
 const RECORD_MS = 1000;
@@ -177,8 +177,8 @@ export class ReplicaMemory {
     this.#echoed = 0;
     clearTimeout(this.#timer);
     this.#timer = undefined;
-    const isReplaced = image && before?.image && image.identity !== before.image.identity;
-    const point = isReplaced && verdict.kind === 'new' ? null : this.#point;
+    const isReplaced = verdict.kind === 'new' && isOtherImage(before, image);
+    const point = isReplaced ? null : this.#point;
     const recorded = isDurable || !point ? point : inexactly(before?.point);
     await this.#update((now) => ({
       ...emptyRecord(this.#options.volumeName),

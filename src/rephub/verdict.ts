@@ -66,8 +66,8 @@ export function judge({ record, image, agentId, claim }: Case): Verdict {
     };
   }
   if (record === 'damaged') return refuse('record-damaged');
-  const isOther = image && record.image && image.identity !== record.image.identity;
-  if (isOther && image.isEmpty) return { kind: 'new', cause: 'image-new', reason: 'the image is new' };
+  if (image?.isEmpty && isOtherImage(record, image))
+    return { kind: 'new', cause: 'image-new', reason: 'the image is new' };
   if (record.isHeld) return refuse('held');
   // An agent that keeps nothing leaves nothing behind that could be defended.
   const isDefended = record.agentId !== null && (record.pairing !== 0n || record.isChosen);
@@ -116,6 +116,11 @@ export function judgeImage(record: ReplicaRecord, then: ImageLook, now: ImageLoo
   if (record.isClean) return 'image-changed';
   const lastMs = Math.max(record.writtenAtMs, Number(thenNs / 1_000_000n));
   return Number(nowNs / 1_000_000n) > lastMs + RECORD_SLACK_MS ? 'image-changed' : undefined;
+}
+
+/** Whether another image is in the place of the one that the record speaks of, as far as its look tells. */
+export function isOtherImage(record: ReplicaRecord | undefined, now: ImageLook | undefined): boolean {
+  return !!record?.image && !!now && now.identity !== record.image.identity;
 }
 
 /** Whether others changed the image, as far as its look tells. */
