@@ -1,20 +1,20 @@
-// What every kind of bench run shares: its progress on standard error, and the document that gets its figures.
+// What every kind of bench run shares: its plan, its progress on standard error, its figures on standard output, and the
+// document that gets them.
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { UsageError } from '../../base/errors.ts';
 import { formatDuration } from '../../base/size.ts';
+import type { BenchRunOptions } from '../../bench/bench-run.ts';
 import { type Place, replaceFigures } from '../../bench/report-document.ts';
+import { type Table, textTable } from '../../bench/report-table.ts';
+import { packageVersion } from '../version.ts';
+import { watchSignals } from './signals.ts';
 
 const DOCUMENT_NAME = 'PERFORMANCE.md';
 
-/** The program that the bench starts as server and hub: this one. */
-export function ownProgramPath(): string {
-  return fileURLToPath(new URL('../main.js', import.meta.url));
-}
-
 /** A document with a place for figures. */
-export class ReportDocument {
+class ReportDocument {
   readonly folder: string;
   readonly path: string;
   readonly #place: Place;
@@ -40,7 +40,7 @@ export class ReportDocument {
 let lastCell = '';
 
 /** On a terminal one line that is drawn over; elsewhere a line for each cell. */
-export function showProgress(what: string, secondsLeft: number): void {
+function showProgress(what: string, secondsLeft: number): void {
   const text = `${what}; ${formatDuration(secondsLeft * 1000)} left`;
   if (process.stderr.isTTY) {
     process.stderr.write(`\r${text}\x1b[K`);
@@ -51,11 +51,64 @@ export function showProgress(what: string, secondsLeft: number): void {
   lastCell = cell;
 }
 
-export function clearProgress(): void {
+function clearProgress(): void {
   if (process.stderr.isTTY) process.stderr.write('\r\x1b[K');
 }
 
 export function say(text: string): void {
   clearProgress();
   process.stderr.write(`${text}\n`);
+}
+
+/** Prints what would be measured, and the time it takes. @param about further lines */
+export function printPlan(ids: readonly string[], seconds: number, about: readonly string[] = []): void {
+  const time = formatDuration(seconds * 1000);
+  const lines = [...ids, '', ...about, `${ids.length} cells in about ${time}`];
+  process.stdout.write(`${lines.join('\n')}\n`);
+}
+
+/** A run, and what is made of its result. */
+export interface ReportedRun<R> {
+  readonly run: (options: BenchRunOptions) => Promise<R>;
+  readonly heading: (result: R) => readonly string[];
+  readonly tables: (result: R) => readonly Table[];
+  readonly place: Place;
+  readonly markdown: (result: R) => string;
+  /** A further file beside the document. */
+  readonly chart?: { readonly name: string; readonly draw: (result: R) => string };
+}
+
+/**
+ * Runs to the end, whatever comes, and prints or stores what was found.
+ * @returns the exit status
+ * @throws UsageError when there is no such document; whatever the run throws
+ */
+export async function runReported<R>(
+  { report, json }: { readonly report: string | undefined; readonly json: boolean },
+  { run, heading, tables, place, markdown, chart }: ReportedRun<R>,
+): Promise<number> {
+  const document = report === undefined ? undefined : new ReportDocument(report, place);
+  const signals = watchSignals();
+  try {
+    const result = await run({
+      program: fileURLToPath(new URL('../main.js', import.meta.url)),
+      repagentVersion: packageVersion(),
+      aborted: signals.aborted,
+      onProgress: showProgress,
+    });
+    clearProgress();
+    if (document) {
+      if (chart) writeFileSync(join(document.folder, chart.name), chart.draw(result));
+      document.write(markdown(result));
+      say(`written: ${document.path}${chart ? ` and ${chart.name}` : ''}`);
+    }
+    const text = [...heading(result), '', ...tables(result).map((table) => textTable(table))]
+      .join('\n')
+      .trimEnd();
+    process.stdout.write(json ? `${JSON.stringify(result, null, 2)}\n` : `${text}\n`);
+    return 0;
+  } finally {
+    clearProgress();
+    signals.dispose();
+  }
 }
