@@ -103,7 +103,8 @@ describe.each(['onread', 'plain'])('the %s engine', (kind) => {
     expect(handler.closedWith).toBeUndefined();
   });
 
-  it('stops when told to, and goes on where it stopped', async () => {
+  /** One that was told to stop after 2000 bytes, of more that its client sends, and has. */
+  async function stoppedPair() {
     const handler = new Collector(500);
     const { engine, client } = await pair(kind, handler);
     handler.pauseAfter = 2000;
@@ -111,6 +112,11 @@ describe.each(['onread', 'plain'])('the %s engine', (kind) => {
     client.end(bytes);
     await waitUntil(() => handler.bytes.length >= 2000);
     await new Promise((resolve) => setImmediate(resolve));
+    return { handler, engine, client, bytes };
+  }
+
+  it('stops when told to, and goes on where it stopped', async () => {
+    const { handler, engine, client, bytes } = await stoppedPair();
     expect(handler.bytes.length).toBe(2000);
     handler.pauseAfter = 150_000;
     engine.resume();
@@ -158,13 +164,7 @@ describe.each(['onread', 'plain'])('the %s engine', (kind) => {
   });
 
   it('gives the socket away where it stopped, without a byte lost', async () => {
-    const handler = new Collector(500);
-    const { engine, client } = await pair(kind, handler);
-    handler.pauseAfter = 2000;
-    const bytes = Buffer.from(Array.from({ length: 300_000 }, (_, i) => i % 251));
-    client.end(bytes);
-    await waitUntil(() => handler.bytes.length >= 2000);
-    await new Promise((resolve) => setImmediate(resolve));
+    const { handler, engine, client, bytes } = await stoppedPair();
     const given = engine.giveAway()!;
     expect(given.kind).toBe(kind === 'plain' ? 'stream' : 'handle');
     const rest = new Collector(500);
