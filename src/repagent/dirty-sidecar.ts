@@ -22,6 +22,7 @@ import {
   newestHead,
   type SidecarHead,
 } from './sidecar-head.ts';
+import { SidecarVoid } from './sidecar-void.ts';
 
 const FULL = Buffer.alloc(LOAD_BYTES, 0xff);
 
@@ -41,6 +42,7 @@ export class DirtySidecar {
   readonly bits: Bitmap;
   readonly #options: SidecarOptions;
   readonly #file: SidecarFile;
+  readonly #void: SidecarVoid;
   readonly #oneByte = Buffer.alloc(1);
   readonly #page = Buffer.alloc(PAGE_BYTES);
   #head: SidecarHead;
@@ -53,6 +55,8 @@ export class DirtySidecar {
   /** The bits are this process's own, from the first to the last. */
   #isAdopted = false;
   #isBroken = false;
+  /** It is broken, and couldn't be made void so far. */
+  #isStuck = false;
   #isClosed = false;
   /** The file is closed: there is nothing to write to. */
   #isReleased = false;
@@ -68,6 +72,7 @@ export class DirtySidecar {
     const { touchedAtMs } = file;
     this.#options = options;
     this.#file = file;
+    this.#void = new SidecarVoid(file);
     this.granularityBytes = granularityBytes;
     this.bits = new Bitmap(Math.ceil(sizeBytes / granularityBytes));
     this.#needless = new Bitmap(this.bits.sizeBits);
@@ -252,9 +257,11 @@ export class DirtySidecar {
     return this.#syncFile();
   }
 
-  /** A sign of life: an image that is much younger was changed by someone else. */
+  /** A sign of life: an image that is much younger was changed by someone else. Called every few seconds. */
   touch(): void {
-    if (!this.#isClosed) this.#attempt(() => this.#file.touch());
+    if (this.#isClosed) return;
+    this.#attempt(() => this.#file.touch());
+    if (this.#isStuck) void this.#makeVoid();
   }
 
   /** Closes in order; the bits may be believed when the image is still the same at the next start. Idempotent. */
@@ -365,16 +372,13 @@ export class DirtySidecar {
     this.#isBroken = true;
     this.#offered = undefined;
     this.#unsynced = this.#options.exact;
-    try {
-      this.#file.empty();
-    } catch (again) {
-      this.#mayLie(again);
-    }
+    this.#void.begin();
     this.#options.logger.error(
       { volume: this.#options.volumeName, reason: errorMessage(error) },
       'the dirty map cannot be kept in its file; if this agent is killed, the whole volume will be compared',
     );
     this.#options.onBroken(error);
+    void this.#makeVoid();
   }
 
   /** One sync at a time; whoever comes while one runs waits for the next, which covers it. */
@@ -396,22 +400,31 @@ export class DirtySidecar {
     if (this.#isReleased) return;
     const { exact } = this.#options;
     try {
-      await this.#file.sync();
+      if (!this.#isBroken) await this.#file.sync();
       // From here on a bit that is not durable is one whose data waits for it.
       if (exact && !this.#head.isExact && !this.#isReleased) this.#writeHead({ isExact: true });
     } catch (error) {
-      if (this.#isBroken) return this.#mayLie(error);
-      this.#break(error);
-      // Whoever waits goes on as if it were kept: not even a power failure may bring back what the file said before.
-      await this.#syncFile();
+      if (!this.#isBroken) this.#break(error);
     }
+    // Whoever waits goes on as if it were kept: not even a power failure may bring back what the file said before.
+    if (this.#isBroken) await this.#makeVoid();
   }
 
-  #mayLie(error: unknown): void {
-    this.#options.logger.fatal(
-      { err: error, volume: this.#options.volumeName },
-      'the dirty map can neither be written nor emptied: remove its file before the agent is started again',
-    );
+  /** Never throws: what can't be done is told, and tried again from time to time. */
+  async #makeVoid(): Promise<void> {
+    if (this.#isReleased) return;
+    const { logger, volumeName: volume, onBroken } = this.#options;
+    try {
+      await this.#void.finish();
+      if (this.#isStuck) logger.info({ volume }, 'the file of the dirty map is empty at last');
+      this.#isStuck = false;
+    } catch (error) {
+      if (this.#isStuck) return;
+      this.#isStuck = true;
+      const reason = `it can be neither written nor emptied (${errorMessage(error)}): remove it before the agent is started again`;
+      logger.fatal({ volume, reason }, "the dirty map can't be kept in its file");
+      onBroken(new Error(reason));
+    }
   }
 
   #crc(): number {

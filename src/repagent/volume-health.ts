@@ -11,6 +11,9 @@ import { SyncMeter } from './sync-meter.ts';
 const RFC_ONLY =
   "the hub speaks only the RFC's protocol: it can't say how far it is, nor when the replica is complete";
 
+/** Told together; there are few kinds. */
+const MAX_FLAWS = 4;
+
 export class VolumeHealth {
   readonly meter = new SyncMeter();
   /** How fast the queue empties. */
@@ -26,7 +29,7 @@ export class VolumeHealth {
   #rfcOnly = false;
   #failed = false;
   #lastError: string | undefined;
-  #flaw: string | undefined;
+  readonly #flaws = new Set<string>();
   /** The newest list of what the hub has to read. Until that is acknowledged, "protected" is of an earlier time. */
   #listSequence = 0;
 
@@ -47,6 +50,10 @@ export class VolumeHealth {
 
   get lastError(): string | null {
     return this.#lastError ?? this.#flaw ?? (this.#rfcOnly ? RFC_ONLY : null);
+  }
+
+  get #flaw(): string | undefined {
+    return this.#flaws.size > 0 ? [...this.#flaws].join('; ') : undefined;
   }
 
   /** @param degraded changes go to the dirty map though a hub follows */
@@ -106,7 +113,7 @@ export class VolumeHealth {
 
   /** Something is wrong here for as long as the process runs, though replication goes on: no hub can say it is over. */
   flawed(text: string): void {
-    this.#flaw ??= text;
+    if (this.#flaws.size < MAX_FLAWS) this.#flaws.add(text);
     this.errors.note(text);
   }
 

@@ -2,7 +2,7 @@
 // everything that the hub may lack, or isn't believed.
 import { randomBytes } from 'node:crypto';
 import fc from 'fast-check';
-import { describe, expect, test } from 'vitest';
+import { describe, expect, test, vi } from 'vitest';
 import { silentLogger } from '../../../src/base/log.ts';
 import { BitRetirement } from '../../../src/repagent/bit-retirement.ts';
 import { DirtyMap } from '../../../src/repagent/dirty-map.ts';
@@ -44,9 +44,10 @@ function image(text: string, changedAtMs = 0): ImageMark {
 function settledFile(
   size: number,
   chunks: readonly number[],
+  more: Partial<SidecarOptions> = {},
 ): { file: MemorySidecar; sidecar: DirtySidecar } {
   const file = new MemorySidecar();
-  const sidecar = open(file, size);
+  const sidecar = open(file, size, more);
   const map = new DirtyMap(size * CHUNK, () => 1, sidecar);
   map.streamOn(1);
   map.acked(1);
@@ -305,6 +306,41 @@ describe('a dirty map in a file', () => {
     file.syncFaults = 1;
     await sidecar.adopt(7n, 2);
     expect([sidecar.isBroken, file.durable.length]).toEqual([true, 0]);
+  });
+
+  test('an exact map that can be neither written nor synced is void before the data that waits for it', async () => {
+    const { file, sidecar } = settledFile(50, [], { exact: true });
+    await sidecar.adopt(7n, 1);
+    file.writeFaults = 1;
+    // For what was written before: the kernel tells of it once.
+    file.syncFaults = 2;
+    sidecar.mark(4, 5);
+    await sidecar.durable();
+    expect([sidecar.isBroken, file.durable.length]).toEqual([true, 0]);
+  });
+
+  test('a file that stays as it is is told of, and emptied as soon as it can be', async () => {
+    const { file } = settledFile(50, []);
+    const broken: unknown[] = [];
+    const left = new MemorySidecar(file.bytes);
+    const sidecar = open(left, 50, { exact: true, onBroken: (error) => broken.push(error) });
+    await sidecar.durable();
+    left.emptyFails = true;
+    left.writeFaults = 1;
+    sidecar.mark(4, 5);
+    // It doesn't stall whoever waits for it.
+    await sidecar.durable();
+    sidecar.touch();
+    await sidecar.recorded(5);
+    expect(broken.map(String)).toEqual([
+      'Error: no space',
+      'Error: it can be neither written nor emptied (read-only): remove it before the agent is started again',
+    ]);
+    expect(left.durable.length).toBeGreaterThan(0);
+    left.emptyFails = false;
+    sidecar.touch();
+    await vi.waitFor(() => expect(left.durable.length).toBe(0));
+    expect(broken.length).toBe(2);
   });
 
   test('a process whose file cannot be written still knows how far the hub has come', async () => {
