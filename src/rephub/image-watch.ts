@@ -1,5 +1,6 @@
 // What is known of a replica's image beside its content: whether the hub has had it in its hands all the time, and what
 // others did to it when it had not.
+import { OperationError } from '../base/errors.ts';
 import type { ImageLook, ReplicaRecord } from './replica-record.ts';
 import { isChanged, isOtherImage } from './verdict.ts';
 
@@ -10,6 +11,7 @@ export class ImageWatch {
   isExchanged = false;
   #look: ImageLook | undefined;
   #isWatched = false;
+  #isSeen = false;
 
   /** The hub has had the image in its hands since it looked: nobody else can have changed it. */
   get isWatched(): boolean {
@@ -24,13 +26,15 @@ export class ImageWatch {
   /** Takes note of how the image looks before it is opened. */
   seen(look: ImageLook | undefined, record: ReplicaRecord | undefined): void {
     this.#look = look;
+    this.#isSeen = true;
     // Times alone may be those of what the hub itself wrote since a record that could not be written.
     this.isExchanged = isOtherImage(record, look);
     this.isStrange = isChanged(record, look);
   }
 
-  /** The image is open, and what was seen of it was judged. */
+  /** The image is open, and what was seen of it was judged. @throws OperationError when it was lost meanwhile */
   watch(): void {
+    this.expectSeen();
     this.#isWatched = true;
     this.isStrange = false;
   }
@@ -38,5 +42,13 @@ export class ImageWatch {
   /** The image was closed or lost: whoever looks at it next must judge anew. */
   released(): void {
     this.#isWatched = false;
+    this.#isSeen = false;
+    this.#look = undefined;
+  }
+
+  /** @throws OperationError when the store failed after the look, so that another image may be the one that is open */
+  expectSeen(): void {
+    if (this.#isSeen) return;
+    throw new OperationError('the store of the replica failed while it was opened; it is tried again');
   }
 }

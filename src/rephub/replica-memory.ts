@@ -53,10 +53,11 @@ interface Open {
 }
 
 export class ReplicaMemory {
+  /** What is known of the image beside its content. */
+  readonly image = new ImageWatch();
   readonly #options: ReplicaMemoryOptions;
   #record: ReplicaRecord | 'damaged' | undefined;
   #isLoaded = false;
-  readonly #image = new ImageWatch();
   #conflict: Open | undefined;
   /** The newest position that is durable, and the newest that the agent is known to have kept. */
   #reachedSequence = 0;
@@ -85,20 +86,20 @@ export class ReplicaMemory {
    */
   async prepare(): Promise<boolean> {
     const isOther = !this.#isLoaded || !this.isWatched ? await this.#load() : false;
-    if (!this.isWatched) this.#image.seen(await this.#options.look(false), this.#current);
+    if (!this.isWatched) this.image.seen(await this.#options.look(false), this.#current);
     // Nothing is told of an image that others changed.
     if (this.isStrange) this.#point = null;
-    return isOther || this.#image.isExchanged;
+    return isOther || this.image.isExchanged;
   }
 
   /** Whether nobody else can have changed the image since it was looked at. */
   get isWatched(): boolean {
-    return this.#image.isWatched;
+    return this.image.isWatched;
   }
 
   /** Others changed the image while the hub did not have it, and nobody has decided yet what follows. */
   get isStrange(): boolean {
-    return this.#image.isStrange;
+    return this.image.isStrange;
   }
 
   /** Which undo log the image can't do without. */
@@ -147,15 +148,10 @@ export class ReplicaMemory {
     return this.#point;
   }
 
-  /** The image was closed or lost: whoever looks at it next must judge anew. */
-  released(): void {
-    this.#image.released();
-  }
-
   /**
    * An agent is about to begin; the image is open. Its attachment is recorded before this answers.
    * @param isDurable everything that the image holds is
-   * @throws OperationError when it must not
+   * @throws OperationError when it must not, or the image was lost after it was looked at
    */
   async begin(
     agent: AgentIdentity | null,
@@ -164,9 +160,10 @@ export class ReplicaMemory {
     claim?: Claim,
     isDurable = true,
   ): Promise<Beginning> {
+    this.image.expectSeen();
     const agentId = agent?.id ?? null;
     const record = this.#record;
-    const image = this.#image.look;
+    const image = this.image.look;
     const verdict = judge({ record, image, agentId, claim });
     if (verdict.kind === 'refuse') throw this.#refused(verdict.conflict, verdict.reason, agentId);
     this.#conflict = undefined;
@@ -196,7 +193,7 @@ export class ReplicaMemory {
       undoId: now?.undoId ?? this.#undoId,
     }));
     this.#point = point;
-    this.#image.watch();
+    this.image.watch();
     this.#follow ??= setInterval(() => void this.#followImage(), FOLLOW_MS).unref();
     const recalls = verdict.kind === 'recall';
     return {
@@ -211,7 +208,7 @@ export class ReplicaMemory {
   /** The image is open again, and the attachment of before goes on. */
   regained(): void {
     if (!this.#current) return;
-    this.#image.watch();
+    this.image.watch();
     // The last one may be so old by now that what is written from here on would seem to be someone else's.
     void this.#tryUpdate((now) => now);
   }

@@ -119,9 +119,10 @@ export class Replica {
     assert(!this.#link || sizeBytes === this.sizeBytes, 'a replica at work keeps its size');
     const grows = sizeBytes > this.sizeBytes && this.remembers(agent);
     try {
-      if (!this.content.isOpen) this.memory.released();
+      if (!this.content.isOpen) this.memory.image.released();
       const isOther = await this.memory.prepare();
       const isVoid = (await this.content.open(sizeBytes, grows)) || isOther;
+      this.memory.image.expectSeen();
       if (isVoid) this.#standing.forget();
       if (isOther) this.content.guard(null);
       return isVoid;
@@ -411,7 +412,7 @@ export class Replica {
   }
 
   #storeFailed(error: unknown): void {
-    this.memory.released();
+    this.memory.image.released();
     this.#ending = false;
     this.#ledger.forgetCover();
     this.#options.logger.error({ volume: this.volumeName, err: error }, 'the replica cannot be stored');
@@ -423,10 +424,7 @@ export class Replica {
     const isVoid = await this.prepare(this.sizeBytes).catch(() => undefined);
     if (!this.#link) return;
     if (isVoid === undefined) this.#heal.start();
-    else if (isVoid)
-      this.#link.end(
-        new Error('while the hub did not have the replica it was exchanged, put back, or lost its undo log'),
-      );
+    else if (isVoid) this.#link.end(new Error('the replica was exchanged, or put back, while it had failed'));
     if (isVoid !== false || this.#state !== 'failed') return;
     this.memory.regained();
     this.engine.beginRound();

@@ -135,7 +135,7 @@ describe('an attachment that goes on', () => {
     const look = { identity: '1:1', changedAtNs: '1000000', isEmpty: false };
     const memory = await emptyMemory({ place, look: async () => ({ ...look }) });
     await begin(memory, claim(0n, 0));
-    memory.released();
+    memory.image.released();
     await memory.prepare();
     memory.regained();
     look.changedAtNs = '90000000000';
@@ -148,7 +148,7 @@ describe('an attachment that goes on', () => {
     const memory = await emptyMemory({ look: async () => ({ ...look }) });
     const { pairing } = await begin(memory, claim(0n, 0));
     expect(await memory.prepare()).toBe(false);
-    memory.released();
+    memory.image.released();
     look.identity = '1:2';
     expect([await memory.prepare(), memory.isStrange]).toEqual([true, true]);
     const again = claim(pairing!.pairing, pairing!.generation);
@@ -161,7 +161,7 @@ describe('an attachment that goes on', () => {
     const memory = await emptyMemory({ place, look: async () => undefined });
     await begin(memory, claim(0n, 0));
     const before = (await place.load()) as ReplicaRecord;
-    memory.released();
+    memory.image.released();
     await place.save({ ...before, writtenAtMs: 1 });
     await memory.prepare();
     memory.regained();
@@ -229,14 +229,14 @@ describe('the last state of a volume', () => {
     await begin(memory, await next(memory, kept));
     memory.passed(9, 2_000_000, true);
     expect(await memory.prepare()).toBe(false);
-    memory.released();
+    memory.image.released();
     expect(await memory.prepare()).toBe(false);
     const place = memoryRecord();
     const point = { ...EARLIER, sequence: 7 };
     await place.save({ ...(await kept()), point, isClean: true, writtenAtMs: 1 });
     const other = await emptyMemory({ place });
     expect(other.point).toEqual(point);
-    other.released();
+    other.image.released();
     await place.save({ ...(await kept()), point: EARLIER, isClean: true, writtenAtMs: 2 });
     expect([await other.prepare(), other.point]).toEqual([true, EARLIER]);
   });
@@ -264,7 +264,7 @@ describe('the last state of a volume', () => {
     const place = memoryRecord();
     const memory = await emptyMemory({ place });
     await begin(memory, claim(7n, 1));
-    memory.released();
+    memory.image.released();
     const recovered = { ...((await place.load()) as ReplicaRecord), point: EARLIER, writtenAtMs: 1 };
     await place.save(recovered);
     memory.reached(9, 2_000_000);
