@@ -404,7 +404,6 @@ export class AgentSession implements ReplicaLink {
   #tellProgress(): void {
     for (const volume of this.#volumes.values()) {
       const { replica } = volume;
-      replica.refreshAck();
       const remainingBytes = replica.engine.remainingBytes;
       if (remainingBytes === volume.toldRemainingBytes) continue;
       volume.toldRemainingBytes = remainingBytes;

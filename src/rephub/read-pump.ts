@@ -15,33 +15,50 @@ export class ReadPump {
   readonly #maxReads: number;
   readonly #ask: (requestId: number, volume: SessionVolume, read: SyncRead) => void;
   readonly #reads = new RequestTable<OpenRead>('REMOTE_IO_RES');
-  /** Volumes that may have something to read. */
+  /** Volumes that may have something to read, in the order in which it is their turn. */
   readonly #hungry = new Set<SessionVolume>();
+  /** Goes on where the last turn ended: a walk from the start would step over every volume that left the row since. */
+  #row = this.#hungry.values();
+  /** Volumes that may have something to compare. */
+  readonly #unsure = new Set<SessionVolume>();
 
   constructor(maxReads: number, ask: (requestId: number, volume: SessionVolume, read: SyncRead) => void) {
     this.#maxReads = maxReads;
     this.#ask = ask;
   }
 
+  /** There may be something to read, or to compare, that was not there before. */
   wake(volume: SessionVolume): void {
     this.#hungry.add(volume);
+    this.#unsure.add(volume);
   }
 
   /**
-   * Sends as many requests as may be on their way: one of each volume in turn.
-   * @param compare asks for the digests that a volume wants
+   * Sends as many requests as may be on their way: one of each volume in turn. What it costs goes by what is sent and
+   * by who was woken, not by how many volumes wait.
+   * @param compare asks for all the digests that a volume wants now
    */
   pump(compare: (volume: SessionVolume) => void): void {
-    for (const volume of this.#hungry) compare(volume);
-    for (const volume of this.#hungry) {
-      if (this.#reads.size >= this.#maxReads) return;
+    for (const volume of this.#unsure) compare(volume);
+    this.#unsure.clear();
+    while (this.#reads.size < this.#maxReads) {
+      const volume = this.#next();
+      if (!volume) return;
       this.#hungry.delete(volume);
       const read = volume.replica.reads.takeRead();
       if (!read) continue;
       this.#ask(this.#reads.add({ volume, read }), volume, read);
-      // To the end of the row, which this loop will reach.
+      // To the end of the row.
       this.#hungry.add(volume);
     }
+  }
+
+  #next(): SessionVolume | undefined {
+    const { value, done } = this.#row.next();
+    if (!done) return value;
+    if (this.#hungry.size === 0) return undefined;
+    this.#row = this.#hungry.values();
+    return this.#row.next().value;
   }
 
   /**

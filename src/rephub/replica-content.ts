@@ -31,6 +31,8 @@ export interface ContentOptions {
   readonly gatherMs: () => number;
   /** @throws OperationError */
   readonly openStore: (sizeBytes: number, grows: boolean) => Promise<ReplicaStore>;
+  /** What has to end before the store may change; never rejects. */
+  readonly beforeChange?: () => MaybePromise<void>;
   readonly events: ContentEvents;
 }
 
@@ -90,6 +92,11 @@ export class ReplicaContent {
   /** What is stored is no state of the volume, or was none until the next commit: nothing is promised of it. */
   get isGuarded(): boolean {
     return this.#lane?.point !== undefined;
+  }
+
+  /** Everything that was stored is durable, and a state of the volume. */
+  get isSettled(): boolean {
+    return this.isDurable && !this.isGuarded;
   }
 
   /** The last state of the volume, while what is stored is none; null: there was none. */
@@ -231,7 +238,7 @@ export class ReplicaContent {
       await this.#lane?.idle();
       if (this.isOpen) return false;
     }
-    const { tuning, gatherMs, events } = this.#options;
+    const { tuning, gatherMs, beforeChange, events } = this.#options;
     // Of a lane that failed everything in doubt is unread already; of a volume with a new size everything is, unless
     // it grows from what was stored well.
     if (grows) await this.#lane?.idle();
@@ -246,6 +253,7 @@ export class ReplicaContent {
       sizeBytes,
       chunkBytes: tuning.chunkBytes,
       gatherMs,
+      beforeChange,
       // Of another size: whoever attaches says what it is.
       point: isNew ? null : this.point,
       events: {

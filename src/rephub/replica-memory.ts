@@ -6,6 +6,7 @@ import type { Logger } from '../base/log.ts';
 import type { ResyncReason } from '../base/resync-reason.ts';
 import type { Claim, Recorded, StartPairing } from '../repwire/messages.ts';
 import { ImageWatch } from './image-watch.ts';
+import { RecordAge } from './record-age.ts';
 import type { RecordPlace } from './record-file.ts';
 import { inexactly, pointAt, type RecoveryPoint, UNKNOWN_POINT } from './recovery-point.ts';
 import type { AgentIdentity } from './replica-link.ts';
@@ -15,12 +16,6 @@ import { type Conflict, isOtherImage, judge, STRANGE_IMAGE, type Verdict } from 
 
 /** From one record of a position to the next, ms. */
 const RECORD_MS = 1000;
-
-/** How often the record follows an image that changes without positions being reached, ms. */
-const FOLLOW_MS = 5000;
-
-/** How old the record of an idle replica may become, ms: an image that is much younger was changed by someone else. */
-const SIGN_OF_LIFE_MS = 10_000;
 
 export interface ReplicaMemoryOptions {
   readonly volumeName: string;
@@ -65,7 +60,7 @@ export class ReplicaMemory {
   #echoed = 0;
   #writing: Promise<void> = Promise.resolve();
   #timer: NodeJS.Timeout | undefined;
-  #follow: NodeJS.Timeout | undefined;
+  readonly #age = new RecordAge(() => this.#tryUpdate((now) => now));
   #isRecording = false;
   #isClosed = false;
   #point: RecoveryPoint | null = null;
@@ -194,7 +189,6 @@ export class ReplicaMemory {
     }));
     this.#point = point;
     this.image.watch();
-    this.#follow ??= setInterval(() => void this.#followImage(), FOLLOW_MS).unref();
     const recalls = verdict.kind === 'recall';
     return {
       kind: verdict.kind,
@@ -203,6 +197,13 @@ export class ReplicaMemory {
       point,
       pairing: claim ? { pairing, generation, recalls } : undefined,
     };
+  }
+
+  /** The image is about to change. @returns what must have ended before it does, if anything; never rejects */
+  beforeChange(): Promise<void> | undefined {
+    const record = this.#current;
+    if (!record || !this.isWatched || this.#isClosed) return undefined;
+    return this.#age.beforeChange(record.writtenAtMs);
   }
 
   /** The image is open again, and the attachment of before goes on. */
@@ -305,7 +306,6 @@ export class ReplicaMemory {
     if (this.#isClosed) return;
     this.#isClosed = true;
     clearTimeout(this.#timer);
-    clearInterval(this.#follow);
     // A replica that nobody attached to stays as it was recorded.
     if (!this.#current || !this.isWatched) return;
     const isExact = isImageWhole && isConsistent;
@@ -394,15 +394,6 @@ export class ReplicaMemory {
 
   #reachedPoint(generation: number): RecoveryPoint {
     return pointAt(generation, this.#reachedSequence, this.#reachedUs, false);
-  }
-
-  async #followImage(): Promise<void> {
-    const record = this.#current;
-    if (!record || !this.isWatched || this.#isClosed) return;
-    const look = await this.#options.look(false).catch(() => undefined);
-    if (!look) return;
-    const isOld = Date.now() - record.writtenAtMs > SIGN_OF_LIFE_MS;
-    if (isOld || look.changedAtNs !== record.image?.changedAtNs) await this.#tryUpdate((now) => now);
   }
 
   /** What can't be written now is written with whatever comes next. */

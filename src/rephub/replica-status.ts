@@ -20,7 +20,7 @@ export function replicaStatus(replica: Replica): VolumeStatus {
     dirtyBytes: Math.min(replica.sizeBytes, remaining + replica.content.doubtfulBytes),
     queuedBytes: null,
     sequence: Math.max(replica.receivedSequence, replica.ackedSequence),
-    ackedSequence: replica.ackedSequence,
+    ackedSequence: replica.durableSequence,
     lagMs: replica.history.noteLag(replica),
     lagHistory: replica.history.lags.windows,
     resyncs: replica.history.resyncs.records,

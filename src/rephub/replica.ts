@@ -57,6 +57,7 @@ export class Replica {
       tuning: sync,
       gatherMs: () => (isSyncing(this.#state) ? syncGatherMs : gatherMs),
       openStore: (sizeBytes, grows) => options.openStore(sizeBytes, grows, this.memory.undoNote),
+      beforeChange: () => this.memory.beforeChange(),
       events: {
         commitBegins: () => this.#commitBegins(),
         committed: () => this.#committed(),
@@ -96,6 +97,12 @@ export class Replica {
   /** Everything of this volume up to here is durable and the replica was complete: what the agent is told. */
   get ackedSequence(): number {
     return this.#ackedSequence;
+  }
+
+  /** The same for people: an idle volume is as far as its stream, without commit, record or word to the agent for it. */
+  get durableSequence(): number {
+    const isDone = this.content.isSettled && this.oldestPendingUs === 0 && this.isConsistent;
+    return this.#state === 'protected' && isDone ? this.receivedSequence : this.#ackedSequence;
   }
 
   /** The newest position of the stream up to which this volume's changes were taken in. */
@@ -203,10 +210,8 @@ export class Replica {
       this.content.requestCommit(true);
       return;
     }
-    this.#enter(
-      'linkLost',
-      this.#state === 'failed' ? this.lastError : whatIsLeft(graceful, reason, isWhole, received),
-    );
+    const left = whatIsLeft(graceful, reason, isWhole, received);
+    this.#enter('linkLost', this.#state === 'failed' ? this.lastError : left);
     this.content.requestCommit(true);
   }
 
@@ -263,12 +268,6 @@ export class Replica {
   /** The stream went on, maybe by changes of other volumes. Called after everything taken in was applied. */
   streamAdvanced(): void {
     if (this.#state === 'converging') this.#react();
-  }
-
-  /** Acknowledges a position that the stream reached by other volumes' changes alone. */
-  refreshAck(): void {
-    const isBehind = this.#state === 'protected' && this.receivedSequence > this.#ackedSequence;
-    if (isBehind && this.content.isDurable) this.content.requestCommit();
   }
 
   /** A verification found ranges that differ: it was no state of the volume, and they are read anew. */
@@ -386,7 +385,7 @@ export class Replica {
 
   /** The agent is gone in order: once all is durable, the replica is what the volume was. */
   #finish(): void {
-    if (!this.content.isDurable || this.content.isGuarded) {
+    if (!this.content.isSettled) {
       this.content.requestCommit(true);
       return;
     }

@@ -29,6 +29,8 @@ export interface LaneOptions {
   readonly chunkBytes: number;
   /** Milliseconds from the start of one commit to the start of the next. */
   readonly gatherMs: () => number;
+  /** What has to end before a batch may be stored; never rejects. */
+  readonly beforeChange?: (() => MaybePromise<void>) | undefined;
   /** As for `guard`, from the first batch on. */
   readonly point?: RecoveryPoint | null | undefined;
   readonly events: LaneEvents;
@@ -36,6 +38,7 @@ export interface LaneOptions {
 
 export class StoreLane {
   readonly #chunkBytes: number;
+  readonly #beforeChange: (() => MaybePromise<void>) | undefined;
   readonly #events: LaneEvents;
   readonly #commits: GroupCommit;
   #store: ReplicaStore | undefined;
@@ -59,6 +62,7 @@ export class StoreLane {
   constructor(store: ReplicaStore, options: LaneOptions) {
     this.#store = store;
     this.#chunkBytes = options.chunkBytes;
+    this.#beforeChange = options.beforeChange;
     this.#events = options.events;
     this.#point = options.point;
     const chunks = Math.ceil(options.sizeBytes / options.chunkBytes);
@@ -149,11 +153,12 @@ export class StoreLane {
     this.#batch = this.#spare;
     const store = this.#store;
     const point = this.#point;
-    if (this.#appending) {
+    const before = this.#appending ?? this.#beforeChange?.();
+    if (before) {
       this.#spare = [];
       const release = pinAll(batch);
       return this.#follow(
-        this.#appending.then(async () => {
+        before.then(async () => {
           await this.#append(store, batch, point);
           release();
         }),

@@ -106,8 +106,8 @@ export function silentDifference(volume: WorldVolume, looks: Looks): string | un
 export function notAPrefix(volume: WorldVolume, looks: Looks): string | undefined {
   const { replica, truth, image, looked } = volume;
   if (replica?.state !== 'protected' || !volume.isFollowed || volume.isReplaced) return undefined;
-  // Between two positions.
-  if (image.isAppending) return undefined;
+  // Between two positions; or the next one waits for the record, which is too old for it.
+  if (image.isAppending || !replica.content.isIdle) return undefined;
   const sequence = replica.receivedSequence;
   const { version, now } = image.disk;
   const look = { truth, sequence, version };

@@ -110,20 +110,73 @@ describe('an attachment that goes on', () => {
     await memory.close(true);
   });
 
-  test('is shown to live by its record, whether anything is written or not', async () => {
+  test('has a record that is young whenever its image changes, and none is written while it does not', async () => {
     vi.useFakeTimers();
     try {
       const place = memoryRecord();
+      let saves = 0;
+      const save: typeof place.save = async (record) => {
+        saves += 1;
+        await place.save(record);
+      };
       const look = { identity: '1:1', changedAtNs: '1000000', isEmpty: false };
-      const memory = await emptyMemory({ place, look: async () => ({ ...look }) });
+      const memory = await emptyMemory({
+        place: { load: place.load, save },
+        look: async () => ({ ...look }),
+      });
       await begin(memory, claim(0n, 0));
-      for (let minute = 0; minute < 3; minute += 1) {
-        await vi.advanceTimersByTimeAsync(60_000);
-        const record = await place.load();
-        const writtenAtMs = record === 'damaged' ? 0 : (record?.writtenAtMs ?? 0);
-        // Less than what is allowed for between a record and an image that a killed hub has left.
-        expect(Date.now() - writtenAtMs).toBeLessThan(20_000);
+      const ageMs = async (): Promise<number> => {
+        const record = (await place.load()) as ReplicaRecord;
+        return Date.now() - record.writtenAtMs;
+      };
+      const before = saves;
+      await vi.advanceTimersByTimeAsync(3_600_000);
+      expect(saves).toBe(before);
+      // An hour of rest: the change waits for the record. One that follows does not.
+      const renewed = memory.beforeChange();
+      expect([renewed, memory.beforeChange()]).toEqual([renewed, renewed]);
+      await renewed;
+      expect([saves, await ageMs(), memory.beforeChange()]).toEqual([before + 1, 0, undefined]);
+      // A minute of changes: the record follows them, and none of them waits.
+      for (let second = 0; second < 60; second += 1) {
+        await vi.advanceTimersByTimeAsync(1000);
+        expect(memory.beforeChange()).toBeUndefined();
+        expect(await ageMs()).toBeLessThan(10_000);
       }
+      await vi.advanceTimersByTimeAsync(1000);
+      expect(saves).toBeLessThan(before + 15);
+      // The clock is set back by a day: an image that is older than its record would look rolled back.
+      vi.setSystemTime(Date.now() - 86_400_000);
+      await memory.beforeChange();
+      expect(await ageMs()).toBe(0);
+      await memory.close(true);
+    } finally {
+      vi.useRealTimers();
+    }
+  });
+
+  test('changes its image also where its record can not be written, and asks for it now and then', async () => {
+    vi.useFakeTimers();
+    try {
+      const place = memoryRecord();
+      let tries = 0;
+      let isFull = false;
+      const save: typeof place.save = async (record) => {
+        tries += 1;
+        if (isFull) throw new Error('no space');
+        await place.save(record);
+      };
+      const memory = await emptyMemory({ place: { load: place.load, save } });
+      await begin(memory, claim(0n, 0));
+      await vi.advanceTimersByTimeAsync(60_000);
+      isFull = true;
+      await memory.beforeChange();
+      const before = tries;
+      expect(memory.beforeChange()).toBeUndefined();
+      await vi.advanceTimersByTimeAsync(6000);
+      isFull = false;
+      await memory.beforeChange();
+      expect(tries).toBe(before + 1);
       await memory.close(true);
     } finally {
       vi.useRealTimers();
