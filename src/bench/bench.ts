@@ -4,9 +4,10 @@ import { errorMessage, OperationError } from '../base/errors.ts';
 import { sleep } from '../base/sleep.ts';
 import { type DiskRunOptions, runCleanly } from './bench-run.ts';
 import { type Children, findProgram } from './children.ts';
+import { plainFioClient, tlsFioClient } from './fio-client.ts';
 import { withIdleConnections } from './idle-connections.ts';
 import { thisMachine } from './machine.ts';
-import { type Cell, cellId } from './matrix.ts';
+import { type Cell, cellId, imageBytes } from './matrix.ts';
 import { measure, verify } from './measure.ts';
 import { orderOfRound } from './order.ts';
 import { type BedPlan, bedSeconds, measureSeconds, planBeds, takesPart, WARM_UP_SECONDS } from './plan.ts';
@@ -21,7 +22,7 @@ import {
   type ServerInfo,
   summarize,
 } from './result.ts';
-import type { Bed, RunningServer, ServerKind } from './server.ts';
+import { type Bed, exportName, type RunningServer, type ServerKind } from './server.ts';
 import { makeTlsDir } from './tls-dir.ts';
 import { createImage, type Workspace } from './workspace.ts';
 
@@ -47,6 +48,11 @@ export interface BenchOptions extends DiskRunOptions {
  */
 export function runBench(options: BenchOptions): Promise<BenchResult> {
   return runCleanly(options, (children, workspace) => new Bench(options, children, workspace).run());
+}
+
+/** Mirroring and workers are more processes: their memory is told apart. */
+function memoryName(server: string, { mirror, workers }: Cell | Bed['cell']): string {
+  return `${server}${mirror ? ' (mirroring)' : ''}${workers > 0 ? ` (${workers} images)` : ''}`;
 }
 
 interface Entry {
@@ -141,19 +147,24 @@ class Bench {
 
   async #makeBed({ cells, kinds }: BedPlan): Promise<Bed> {
     const cell = cells[0]!;
-    const { sizeBytes, program } = this.#options;
+    const { program } = this.#options;
+    const sizeBytes = imageBytes(cell, this.#options.sizeBytes);
     const workspace = this.#workspace;
-    const suffix = (server: string): string => (cell.mirror ? `-${server}` : '');
-    const image = (server: string): string => workspace.path(cell.storage, `disk${suffix(server)}.img`);
+    const suffix = (server: string): string => (cell.mirror || cell.workers > 0 ? `-${server}` : '');
+    const images = (server: string): string[] =>
+      Array.from({ length: Math.max(1, cell.workers) }, (_, i) =>
+        workspace.path(cell.storage, `${exportName(i)}${suffix(server)}.img`),
+      );
     const scratch = (name: string): string => workspace.path('tmpfs', name);
-    for (const path of new Set(
-      kinds.filter((kind) => kind.role !== 'floor' || !cell.mirror).map((kind) => image(kind.name)),
-    ))
-      createImage(path, sizeBytes);
+    const served = kinds.filter((kind) => kind.role !== 'floor' || !cell.mirror);
+    for (const path of new Set(served.flatMap((kind) => images(kind.name)))) createImage(path, sizeBytes);
+    const children = this.#children;
+    const tlsDir = cell.tls ? await makeTlsDir(scratch('tls'), children) : undefined;
     return {
-      ...{ cell, sizeBytes, image, scratch, workspace, program, children: this.#children },
+      ...{ cell, sizeBytes, images, scratch, workspace, program, children, tlsDir },
       replica: (server) => workspace.path(cell.storage, `replica-${server}.img`),
-      tlsDir: cell.tls ? await makeTlsDir(scratch('tls'), this.#children) : undefined,
+      client:
+        tlsDir === undefined ? plainFioClient(children) : tlsFioClient(children, scratch('client'), tlsDir),
     };
   }
 
@@ -164,7 +175,7 @@ class Bench {
     try {
       server = await kind.start(bed);
       const restBytes = residentBytesOf(server.pids);
-      if (kind.name !== 'null') await verify(server, bed.sizeBytes, this.#children);
+      if (kind.name !== 'null') await verify(server, bed.sizeBytes, bed.client);
       await server.settle?.();
       await this.#lookAtMemory(kind, server, bed, restBytes);
       return server;
@@ -178,24 +189,27 @@ class Bench {
 
   /** Once for each server, where it is by itself. */
   async #lookAtMemory(kind: ServerKind, server: RunningServer, bed: Bed, restBytes: number): Promise<void> {
-    if (kind.role === 'floor' || this.#memory.has(kind.name) || server.uri === undefined) return;
+    const name = memoryName(kind.name, bed.cell);
+    const [uri] = server.uris;
+    if (kind.role === 'floor' || this.#memory.has(name) || uri === undefined) return;
     await sleep(REST_MS);
     const before = residentBytesOf(server.pids);
-    const port = Number(new URL(server.uri).port);
+    const port = Number(new URL(uri).port);
     const idle = bed.cell.tls
       ? undefined
       : await withIdleConnections(port, 'disk', IDLE_CONNECTIONS, async () => {
           await sleep(REST_MS);
           return Math.max(0, residentBytesOf(server.pids) - before) / IDLE_CONNECTIONS;
         });
-    this.#memory.set(kind.name, {
-      ...{ server: kind.name, restBytes, peakBytes: before },
+    this.#memory.set(name, {
+      ...{ server: name, restBytes, peakBytes: before },
       idleConnectionBytes: idle,
     });
   }
 
   async #runCell(cell: Cell, bed: Bed, all: readonly Entry[]): Promise<CellResult> {
-    const { rounds, seconds, sizeBytes } = this.#options;
+    const { rounds, seconds } = this.#options;
+    const { sizeBytes, client } = bed;
     const entries = all.filter(({ kind }) => kind.suits(cell));
     const id = cellId(cell);
     const broken = new Set<string>();
@@ -203,7 +217,7 @@ class Bench {
     for (const { kind, server } of entries.filter((one) => one.kind.role !== 'floor')) {
       this.#progress(`${id}: warming up ${kind.name}`);
       await this.#guarded(kind, id, broken, async () => {
-        await measure(server, cell, sizeBytes, WARM_UP_SECONDS, this.#children);
+        await measure(server, cell, sizeBytes, WARM_UP_SECONDS, client);
       });
       this.#secondsLeft -= measureSeconds(kind, WARM_UP_SECONDS);
     }
@@ -211,16 +225,16 @@ class Bench {
       for (const { kind, server } of orderOfRound(entries, round)) {
         if (broken.has(kind.name) || !takesPart(kind, cell, round)) continue;
         this.#progress(`${id}: round ${round + 1} of ${rounds}, ${kind.name}`);
-        if (cell.cache === 'cold') await this.#dropFromCache(bed.image(kind.name));
+        if (cell.cache === 'cold') await this.#dropFromCache(bed.images(kind.name));
         await this.#guarded(kind, id, broken, async () => {
-          found.get(kind.name)!.push(await measure(server, cell, sizeBytes, seconds, this.#children));
+          found.get(kind.name)!.push(await measure(server, cell, sizeBytes, seconds, client));
         });
         this.#secondsLeft -= measureSeconds(kind, seconds);
       }
     }
     const whole = entries.filter(({ kind }) => !broken.has(kind.name));
     const servers = whole.map(({ kind }) => cellFigures(kind.name, found.get(kind.name)!));
-    for (const { server, peakBytes } of servers) this.#notePeak(server, peakBytes);
+    for (const { server, peakBytes } of servers) this.#notePeak(memoryName(server, cell), peakBytes);
     return { id, cell, servers };
   }
 
@@ -245,10 +259,10 @@ class Bench {
     if (known && known.peakBytes < peakBytes) this.#memory.set(server, { ...known, peakBytes });
   }
 
-  /** dd's way to posix_fadvise(DONTNEED) for a whole file; only this image, not the machine's whole cache. */
-  async #dropFromCache(path: string): Promise<void> {
+  /** dd's way to posix_fadvise(DONTNEED) for a whole file; only these images, not the machine's whole cache. */
+  async #dropFromCache(paths: readonly string[]): Promise<void> {
     const flags = ['oflag=nocache', 'conv=notrunc,fdatasync', 'count=0', 'status=none'];
-    await this.#children.run('dd', [`of=${path}`, ...flags], DROP_TIMEOUT_MS);
+    for (const path of paths) await this.#children.run('dd', [`of=${path}`, ...flags], DROP_TIMEOUT_MS);
   }
 
   #progress(what: string): void {

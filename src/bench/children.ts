@@ -32,6 +32,14 @@ export function findProgram(name: string): string | undefined {
   });
 }
 
+export interface ProcessSettings {
+  /** Beside what this process has. */
+  readonly env?: Readonly<Record<string, string>>;
+  readonly cwd?: string;
+  /** Only root may choose: the process gives its own rights up. */
+  readonly userId?: number;
+}
+
 export interface Exit {
   readonly code: number | null;
   readonly signal: NodeJS.Signals | null;
@@ -64,17 +72,14 @@ export class Children {
   }
 
   /** @throws OperationError when the run has been ended, or the program can't be started */
-  start(program: string, args: readonly string[], env: Readonly<Record<string, string>> = {}): Child {
+  start(program: string, args: readonly string[], settings: ProcessSettings = {}): Child {
     if (this.#closed) throw new OperationError('the bench is being stopped');
     const path = findProgram(program);
     if (path === undefined) throw new OperationError(`${program} is not installed`);
-    // Ended by the kernel when we are killed without a chance to clean up.
-    const [command, ...rest] =
-      this.#wrapper === undefined
-        ? [path, ...args]
-        : [this.#wrapper, '--pdeathsig', 'KILL', '--', path, ...args];
+    const { env, cwd, userId } = settings;
+    const [command, ...rest] = [...this.#wrapping(userId), path, ...args];
     const child = spawn(command!, rest, {
-      stdio: ['ignore', 'pipe', 'pipe'],
+      ...{ stdio: ['ignore', 'pipe', 'pipe'], cwd },
       env: { ...process.env, LC_ALL: 'C', PATH, ...env },
     });
     this.#living.add(child);
@@ -82,8 +87,13 @@ export class Children {
   }
 
   /** Runs a program to its end. @throws OperationError with its last words unless it exits with 0 in time */
-  async run(program: string, args: readonly string[], timeoutMs: number): Promise<string> {
-    const child = this.start(program, args);
+  async run(
+    program: string,
+    args: readonly string[],
+    timeoutMs: number,
+    settings: ProcessSettings = {},
+  ): Promise<string> {
+    const child = this.start(program, args, settings);
     const exit = await within(child.exited, timeoutMs);
     if (exit?.code === 0) return child.stdout();
     const how =
@@ -109,6 +119,17 @@ export class Children {
   close(): void {
     this.killAll();
     process.off('exit', this.#onExit);
+  }
+
+  /** What has a process ended by the kernel when we are killed without a chance to clean up, and gives it its user. */
+  #wrapping(userId: number | undefined): string[] {
+    if (this.#wrapper === undefined) {
+      if (userId === undefined) return [];
+      throw new OperationError('setpriv is not installed, and root needs it to run a client as another user');
+    }
+    const user =
+      userId === undefined ? [] : ['--reuid', String(userId), '--regid', String(userId), '--clear-groups'];
+    return [this.#wrapper, ...user, '--pdeathsig', 'KILL', '--'];
   }
 
   #watch(program: string, child: ChildProcess): Child {

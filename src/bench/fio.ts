@@ -28,18 +28,29 @@ export interface SteadyLoad {
 /** fio's own name for its output format, and no state files. */
 const COMMON = ['--output-format=json', '--eta=never', '--randrepeat=0', '--verify_state_save=0'];
 
-/** The load of a cell on an NBD export. @param sizeBytes of the export */
-export function nbdLoadArgs(cell: Cell, uri: string, sizeBytes: number, seconds: number): string[] {
-  return [...loadArgs(cell, sizeBytes, seconds), '--ioengine=nbd', `--uri=${uri}`];
+/** The load of a cell on NBD exports, on all of them at a time. @param sizeBytes of each */
+export function nbdLoadArgs(
+  cell: Cell,
+  uris: readonly string[],
+  sizeBytes: number,
+  seconds: number,
+): string[] {
+  return [
+    ...[...loadArgs(cell, sizeBytes, seconds), '--ioengine=nbd'],
+    ...uris.flatMap((uri) => [`--name=${cellId(cell)}`, `--uri=${uri}`]),
+  ];
 }
 
-/** The same load on the file itself, without any server: what storage alone allows. */
+/**
+ * The same load on the file itself, without any server: what storage alone allows. Of a cold file as many readers at a
+ * time as there would be requests.
+ */
 export function fileLoadArgs(cell: Cell, path: string, sizeBytes: number, seconds: number): string[] {
+  const isCold = cell.cache === 'cold' && cell.access === 'randread';
+  const load = isCold ? { ...cell, depth: 1, connections: cell.depth * cell.connections } : cell;
   return [
-    ...loadArgs(cell, sizeBytes, seconds),
-    '--ioengine=psync',
-    `--filename=${path}`,
-    '--allow_file_create=0',
+    ...[...loadArgs(load, sizeBytes, seconds), ...(isCold ? ['--thread'] : [])],
+    ...['--ioengine=psync', `--filename=${path}`, '--allow_file_create=0', `--name=${cellId(cell)}`],
   ];
 }
 
@@ -108,7 +119,7 @@ function loadArgs(cell: Cell, sizeBytes: number, seconds: number): string[] {
   const apart = connections > 1 && !cell.access.startsWith('rand');
   const partBytes = apart ? Math.floor(sizeBytes / connections / blockBytes) * blockBytes : sizeBytes;
   return [
-    ...[`--name=${cellId(cell)}`, ...COMMON, `--rw=${cell.access}`, `--bs=${blockBytes}`],
+    ...[...COMMON, `--rw=${cell.access}`, `--bs=${blockBytes}`],
     ...[`--iodepth=${cell.depth}`, `--numjobs=${connections}`, `--size=${partBytes}`],
     ...['--norandommap', '--time_based', `--runtime=${milliseconds(seconds)}`],
     ...(apart ? [`--offset_increment=${partBytes}`] : []),

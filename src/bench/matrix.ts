@@ -6,13 +6,8 @@ import { KiB, MiB } from '../base/limits.ts';
 export type Access = 'randread' | 'randwrite' | 'randrw' | 'read' | 'write';
 export type Storage = 'tmpfs' | 'disk';
 
-/** One cell: a load, and the circumstances under which servers bear it. */
-export interface Cell {
-  readonly access: Access;
-  readonly blockBytes: number;
-  /** Requests in flight on each connection. */
-  readonly depth: number;
-  readonly connections: number;
+/** What a server has to be started for. */
+export interface Circumstances {
   readonly storage: Storage;
   /** `cold`: the image has been dropped from the page cache before each round. */
   readonly cache: 'warm' | 'cold';
@@ -21,6 +16,18 @@ export interface Cell {
   readonly chain: number;
   /** Every write is copied to a second process that keeps a replica. */
   readonly mirror: boolean;
+  /** So many images, each with a client of its own, and as many worker processes; 0: one image, no workers. */
+  readonly workers: number;
+}
+
+/** One cell: a load, and the circumstances under which servers bear it. */
+export interface Cell extends Circumstances {
+  readonly access: Access;
+  readonly blockBytes: number;
+  /** Requests in flight on each connection. */
+  readonly depth: number;
+  /** To each image. */
+  readonly connections: number;
 }
 
 interface Operation {
@@ -39,9 +46,11 @@ const OPERATIONS: readonly Operation[] = [
   { access: 'read', blockBytes: MiB },
   { access: 'write', blockBytes: MiB },
 ];
+const COLD_FACTOR = 4;
 const DEPTHS = [1, 8, 32, 128] as const;
 const CONNECTIONS = [1, 4] as const;
-const CHAINS = [0, 3, 6] as const;
+/** Beside none. */
+const CHAINS = [3, 6] as const;
 
 const PLAIN = {
   depth: 1,
@@ -51,9 +60,10 @@ const PLAIN = {
   tls: false,
   chain: 0,
   mirror: false,
+  workers: 0,
 } as const;
 
-/** `4k-randread-qd32`, then whatever is unusual: `-c4`, `-disk`, `-cold`, `-tls`, `-chain3`, `-mirror`. */
+/** `4k-randread-qd32`, then whatever is unusual: `-c4`, `-disk`, `-cold`, `-tls`, `-chain3`, `-mirror`, `-w2`. */
 export function cellId(cell: Cell): string {
   return [
     sizeText(cell.blockBytes),
@@ -65,6 +75,7 @@ export function cellId(cell: Cell): string {
     ...(cell.tls ? ['tls'] : []),
     ...(cell.chain === 0 ? [] : [`chain${cell.chain}`]),
     ...(cell.mirror ? ['mirror'] : []),
+    ...(cell.workers === 0 ? [] : [`w${cell.workers}`]),
   ].join('-');
 }
 
@@ -78,17 +89,30 @@ export function changesDisk(cell: Cell): boolean {
   return cell.access !== 'read' && cell.access !== 'randread';
 }
 
-/** A few minutes: small requests one at a time and many, large ones in a row; the same with mirroring. */
-export const QUICK_CELLS: readonly Cell[] = [
+/** Small requests one at a time and many, and large ones in a row. */
+const BASIC_CELLS: readonly Cell[] = [
   { ...PLAIN, access: 'randread', blockBytes: 4 * KiB, depth: 1 },
   { ...PLAIN, access: 'randwrite', blockBytes: 4 * KiB, depth: 1 },
   { ...PLAIN, access: 'randread', blockBytes: 4 * KiB, depth: 32 },
   { ...PLAIN, access: 'randwrite', blockBytes: 4 * KiB, depth: 32 },
   { ...PLAIN, access: 'read', blockBytes: 256 * KiB, depth: 8 },
   { ...PLAIN, access: 'write', blockBytes: 256 * KiB, depth: 8 },
+];
+
+/** A few minutes: the basic loads, two of them with mirroring, and one or two for each thing that may cost speed. */
+export const QUICK_CELLS: readonly Cell[] = [
+  ...BASIC_CELLS,
   { ...PLAIN, access: 'randwrite', blockBytes: 4 * KiB, depth: 32, mirror: true },
   { ...PLAIN, access: 'write', blockBytes: 256 * KiB, depth: 8, mirror: true },
+  { ...PLAIN, access: 'randread', blockBytes: 4 * KiB, depth: 32, storage: 'disk', cache: 'cold' },
+  { ...PLAIN, access: 'randread', blockBytes: 4 * KiB, depth: 32, tls: true },
+  { ...PLAIN, access: 'read', blockBytes: 256 * KiB, depth: 8, tls: true },
+  { ...PLAIN, access: 'randread', blockBytes: 4 * KiB, depth: 32, chain: 6 },
+  { ...PLAIN, access: 'randread', blockBytes: 4 * KiB, depth: 32, workers: 2 },
 ];
+
+/** The basic loads through TLS. */
+export const TLS_CELLS: readonly Cell[] = BASIC_CELLS.map((cell) => ({ ...cell, tls: true }));
 
 /** Every load on tmpfs, and on the other axes the loads that they matter to. Takes hours. */
 export const FULL_CELLS: readonly Cell[] = [
@@ -109,28 +133,22 @@ export const FULL_CELLS: readonly Cell[] = [
       cache: 'cold' as const,
     })),
   ),
-  ...QUICK_CELLS.filter(({ mirror }) => !mirror).flatMap((cell) =>
-    CHAINS.filter((chain) => chain > 0).map((chain) => ({ ...cell, chain })),
-  ),
+  ...TLS_CELLS,
+  ...BASIC_CELLS.flatMap((cell) => CHAINS.map((chain) => ({ ...cell, chain }))),
+  ...BASIC_CELLS.map((cell) => ({ ...cell, workers: 2 })),
   ...OPERATIONS.filter((operation) => changesDisk({ ...PLAIN, ...operation })).flatMap((operation) =>
     [1, 8, 32].map((depth) => ({ ...PLAIN, ...operation, depth, mirror: true })),
   ),
 ];
 
-/** The quick loads through TLS. */
-export const TLS_CELLS: readonly Cell[] = QUICK_CELLS.filter(({ mirror }) => !mirror).map((cell) => ({
-  ...cell,
-  tls: true,
-}));
-
 const CELL_ID =
-  /^(\d+)([km])-(randread|randwrite|randrw|read|write)-qd(\d+)(?:-c(\d+))?(?:-(disk))?(?:-(cold))?(-tls)?(?:-chain(\d+))?(-mirror)?$/;
+  /^(\d+)([km])-(randread|randwrite|randrw|read|write)-qd(\d+)(?:-c(\d+))?(?:-(disk))?(?:-(cold))?(-tls)?(?:-chain(\d+))?(-mirror)?(?:-w(\d+))?$/;
 
 /** The cell of an id as {@link cellId} writes it, also one of no preset; undefined when it is none. */
 export function parseCellId(id: string): Cell | undefined {
   const match = CELL_ID.exec(id);
   if (!match) return undefined;
-  const [, size, unit, access, depth, connections, disk, cold, tls, chain, mirror] = match;
+  const [, size, unit, access, depth, connections, disk, cold, tls, chain, mirror, workers] = match;
   const cell: Cell = {
     access: access as Access,
     blockBytes: Number(size) * (unit === 'm' ? MiB : KiB),
@@ -141,15 +159,17 @@ export function parseCellId(id: string): Cell | undefined {
     tls: tls !== undefined,
     chain: Number(chain ?? 0),
     mirror: mirror !== undefined,
+    workers: Number(workers ?? 0),
   };
   return isPossible(cell) ? cell : undefined;
 }
 
 /** What memory holds is never cold, a mirror copies writes, and counts have limits. */
 function isPossible(cell: Cell): boolean {
-  const { blockBytes, depth, connections, chain } = cell;
+  const { blockBytes, depth, connections, chain, workers } = cell;
   if (cell.cache === 'cold' && cell.storage !== 'disk') return false;
-  if (cell.mirror && (!changesDisk(cell) || cell.tls || chain > 0)) return false;
+  if (cell.mirror && (!changesDisk(cell) || cell.tls || chain > 0 || workers > 0)) return false;
+  if (workers === 1 || workers > 16) return false;
   const inRange = (value: number, max: number): boolean => value >= 1 && value <= max;
   return inRange(blockBytes, 32 * MiB) && inRange(depth, 1024) && inRange(connections, 64) && chain <= 32;
 }
@@ -160,8 +180,8 @@ function isPossible(cell: Cell): boolean {
  * @throws UsageError for a pattern that finds nothing
  */
 export function selectCells(preset: readonly Cell[], patterns: readonly string[]): Cell[] {
-  if (patterns.length === 0) return [...preset];
-  const everything = [...preset, ...FULL_CELLS, ...TLS_CELLS];
+  if (patterns.length === 0) return [...new Map(preset.map((cell) => [cellId(cell), cell])).values()];
+  const everything = [...preset, ...FULL_CELLS];
   const chosen = new Map<string, Cell>();
   for (const pattern of patterns) {
     const exact = parseCellId(pattern);
@@ -192,6 +212,20 @@ export function globMatches(pattern: string, id: string): boolean {
 }
 
 /** What servers must be started anew for: cells of one key share their servers and images. */
-export function bedKey({ storage, tls, chain, mirror }: Cell): string {
-  return [storage, tls ? 'tls' : 'plain', `chain${chain}`, mirror ? 'mirror' : 'alone'].join(' ');
+export function bedKey({ storage, cache, tls, chain, mirror, workers }: Circumstances): string {
+  return [
+    ...[cache === 'cold' ? 'disk cold' : storage, tls ? 'tls' : 'plain', `chain${chain}`],
+    ...[mirror ? 'mirror' : 'alone', ...(workers === 0 ? [] : [`workers${workers}`])],
+  ].join(' ');
+}
+
+/** How large the images of a cell are: what is read once must not be all in the cache before a round ends. */
+export function imageBytes({ cache }: Circumstances, sizeBytes: number): number {
+  return cache === 'cold' ? sizeBytes * COLD_FACTOR : sizeBytes;
+}
+
+/** Of what is measured with it and without, the cell without: TLS, filters, mirroring. Undefined for a plain cell. */
+export function plainCell(cell: Cell): Cell | undefined {
+  if (!cell.tls && cell.chain === 0 && !cell.mirror) return undefined;
+  return { ...cell, tls: false, chain: 0, mirror: false };
 }

@@ -1,7 +1,7 @@
 // One measurement: fio against one server, and what the server's processes spent meanwhile.
 import { OperationError } from '../base/errors.ts';
-import type { Children } from './children.ts';
 import { type FioFigures, nbdLoadArgs, parseFioReport, verifyArgs } from './fio.ts';
+import type { FioClient } from './fio-client.ts';
 import type { Cell } from './matrix.ts';
 import { cpuSecondsOf, residentBytesOf } from './process-usage.ts';
 import type { Round } from './result.ts';
@@ -18,9 +18,9 @@ export async function measure(
   cell: Cell,
   sizeBytes: number,
   seconds: number,
-  children: Children,
+  client: FioClient,
 ): Promise<Round> {
-  const args = server.load?.(cell, seconds) ?? nbdLoadArgs(cell, uriOf(server), sizeBytes, seconds);
+  const args = server.load?.(cell, seconds) ?? nbdLoadArgs(cell, urisOf(server), sizeBytes, seconds);
   let serverPeakBytes = residentBytesOf(server.pids);
   const timer = setInterval(() => {
     serverPeakBytes = Math.max(serverPeakBytes, residentBytesOf(server.pids));
@@ -28,7 +28,7 @@ export async function measure(
   const cpuBefore = cpuSecondsOf(server.pids);
   let figures: FioFigures;
   try {
-    const report = await children.run('fio', args, seconds * 1000 + FIO_GRACE_MS);
+    const report = await client.run(args, seconds * 1000 + FIO_GRACE_MS);
     figures = parseFioReport(report, server.countJob);
   } finally {
     clearInterval(timer);
@@ -45,12 +45,12 @@ export async function measure(
 }
 
 /** Has fio write, read back and compare checksums. @throws OperationError when the server lost or changed something */
-export async function verify(server: RunningServer, sizeBytes: number, children: Children): Promise<void> {
-  if (server.uri === undefined) return;
-  parseFioReport(await children.run('fio', verifyArgs(server.uri, sizeBytes), VERIFY_TIMEOUT_MS));
+export async function verify(server: RunningServer, sizeBytes: number, client: FioClient): Promise<void> {
+  for (const uri of server.uris)
+    parseFioReport(await client.run(verifyArgs(uri, sizeBytes), VERIFY_TIMEOUT_MS));
 }
 
-function uriOf(server: RunningServer): string {
-  if (server.uri === undefined) throw new OperationError('a server without a URI needs a load of its own');
-  return server.uri;
+function urisOf({ uris }: RunningServer): readonly string[] {
+  if (uris.length === 0) throw new OperationError('a server without a URI needs a load of its own');
+  return uris;
 }

@@ -1,8 +1,8 @@
-// A disk that is none: reads give zeroes, writes are forgotten, and no memory is touched but the answer's. What a
-// server reaches over it, no disk can surpass.
+// A disk that is none: reads give zeroes, writes are forgotten, and no memory is touched but the answer's. It never says
+// that something is a hole: an answer that says so carries no bytes. What a server reaches over it, no disk can surpass.
 import { BlockError } from '../base/errors.ts';
 import { KiB, MAX_REQUEST_BYTES } from '../base/limits.ts';
-import type { BlockDevice, DeviceLimits, Extent } from '../blockdev/block-device.ts';
+import { allData, type BlockDevice, type DeviceLimits, type Extent } from '../blockdev/block-device.ts';
 
 export class NullDevice implements BlockDevice {
   readonly sizeBytes: number;
@@ -34,7 +34,7 @@ export class NullDevice implements BlockDevice {
   cache(_offset: number, _length: number): void {}
 
   extents(offset: number, length: number): Extent[] {
-    return length === 0 ? [] : [{ offset, length, hole: true, zero: true }];
+    return allData(offset, length);
   }
 
   resize(_sizeBytes: number): void {

@@ -30,7 +30,7 @@ export async function startRole(
 ): Promise<OwnProcess> {
   const options = ['--log-level', 'warn'];
   const child = own.children.start(process.execPath, [own.program, role, ...args, ...options], {
-    REPAGENT_RUNTIME_DIR: own.runDir,
+    env: { REPAGENT_RUNTIME_DIR: own.runDir },
   });
   const line = await child.firstLine(START_TIMEOUT_MS);
   const port = Number(/:(\d+)(?:\/|\s|$)/.exec(line)?.[1]);

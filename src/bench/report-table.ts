@@ -1,6 +1,7 @@
 // The figures as tables, for a terminal and for Markdown: the same rows, drawn differently. Pure.
 import { formatBytes } from '../base/size.ts';
 import type { Machine } from './machine.ts';
+import { cellId, plainCell } from './matrix.ts';
 import { type BenchResult, type CellFigures, type CellResult, ratioTo } from './result.ts';
 
 export interface Table {
@@ -20,6 +21,7 @@ export function benchTables(result: BenchResult): Table[] {
     summaryTable(result),
     speedTable('Speed, and how many times as fast repagent is', plain, result),
     speedTable('With mirroring', mirrored, result),
+    costTable(result),
     cpuTable(result),
     memoryTable(result),
     leftOutTable(result),
@@ -58,6 +60,27 @@ function speedTable(title: string, cells: readonly CellResult[], result: BenchRe
         return name === 'repagent' || ratio === undefined ? speed : `${speed} (${factor(ratio)})`;
       }),
     ]),
+  };
+}
+
+/** What TLS, filters and mirroring make of a load that was measured without them too. Not in the same minute. */
+function costTable(result: BenchResult): Table {
+  const pairs = result.cells.flatMap((cell) => {
+    const plain = plainCell(cell.cell);
+    const without = plain && result.cells.find(({ id }) => id === cellId(plain));
+    return without ? [{ cell, without }] : [];
+  });
+  const slower = ({ cell, without }: (typeof pairs)[number], name: string): string => {
+    const [figures, base] = [figuresOf(cell, name), figuresOf(without, name)];
+    return figures && base ? factor(base.iops / figures.iops) : '';
+  };
+  const names = result.servers
+    .filter(({ name, role }) => role !== 'floor' && pairs.some((pair) => slower(pair, name) !== ''))
+    .map(({ name }) => name);
+  return {
+    title: 'How many times as slow as the same load without it',
+    head: ['cell', ...names],
+    rows: pairs.map((pair) => [pair.cell.id, ...names.map((name) => slower(pair, name))]),
   };
 }
 

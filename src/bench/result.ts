@@ -42,6 +42,7 @@ export interface CellResult {
 }
 
 export interface MemoryFigures {
+  /** With what sets it apart from the same server with fewer processes. */
   readonly server: string;
   /** Started, nobody connected. */
   readonly restBytes: number;

@@ -3,21 +3,25 @@ import { createConnection, createServer } from 'node:net';
 import { OperationError } from '../base/errors.ts';
 import { sleep } from '../base/sleep.ts';
 import type { Child, Children } from './children.ts';
-import type { Cell } from './matrix.ts';
+import type { FioClient } from './fio-client.ts';
+import type { Cell, Circumstances } from './matrix.ts';
 import type { Workspace } from './workspace.ts';
 
 /** The circumstances under which all servers of a group of cells are started. */
 export interface Bed {
-  readonly cell: Pick<Cell, 'storage' | 'tls' | 'chain' | 'mirror'>;
+  readonly cell: Circumstances;
+  /** Of each image. */
   readonly sizeBytes: number;
-  /** The image; with `mirror` each server has one of its own, since each copies what is written to it. */
-  image(server: string): string;
+  /** The images that are served; with `mirror` each server has one of its own, since each copies what is written to it, and with `workers`. */
+  images(server: string): readonly string[];
   /** Where a mirror puts its copy. */
   replica(server: string): string;
   /** A path for sockets, logs and settings. */
   scratch(name: string): string;
   readonly children: Children;
   readonly workspace: Workspace;
+  /** What loads the servers. */
+  readonly client: FioClient;
   /** Folder with ca-cert.pem, server-cert.pem and so on; undefined without TLS. */
   readonly tlsDir: string | undefined;
   /** The command line program of this package. */
@@ -49,8 +53,8 @@ export interface ServerKind {
 export interface RunningServer {
   /** Processes whose CPU time and memory are the server's; their children count too. */
   readonly pids: readonly number[];
-  /** What fio opens; undefined for a floor with a load of its own. */
-  readonly uri: string | undefined;
+  /** What fio opens, one for each image; none for a floor with a load of its own. */
+  readonly uris: readonly string[];
   /** fio's arguments for floors that are no NBD server. */
   readonly load?: (cell: Cell, seconds: number) => readonly string[];
   /** Of a floor with a load of its own: the jobs whose transfers count. */
@@ -106,11 +110,19 @@ export async function until(
   }
 }
 
+/** The only image of a group of cells that has one. */
+export function onlyImage(bed: Bed, server: string): string {
+  return bed.images(server)[0]!;
+}
+
+/** What the image of that number, from 0, is exported as. */
+export function exportName(index: number): string {
+  return index === 0 ? 'disk' : `disk${index}`;
+}
+
 /** The URI of an export on loopback. Certificates are for the name, not the number. */
-export function nbdUri(port: number, exportName: string, tlsDir: string | undefined): string {
-  return tlsDir === undefined
-    ? `nbd://127.0.0.1:${port}/${exportName}`
-    : `nbds://localhost:${port}/${exportName}?tls-certificates=${encodeURI(tlsDir)}`;
+export function nbdUri(port: number, name: string, tls = false): string {
+  return tls ? `nbds://localhost:${port}/${name}` : `nbd://127.0.0.1:${port}/${name}`;
 }
 
 function accepts(

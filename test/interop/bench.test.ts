@@ -51,6 +51,29 @@ it('measures two cells against nbdkit and writes the report', async () => {
   folder.remove();
 });
 
+it('measures through TLS, and several images with workers and without', async () => {
+  const args = [
+    'bench',
+    ...TINY,
+    '--cell',
+    '4k-randread-qd2-tls-w2',
+    '--peers',
+    'nbdkit,one-process',
+    '--json',
+  ];
+  const run = await runCli(args, { timeoutMs: 110_000 });
+  expect(run.code, run.stderr).toBe(0);
+  const { leftOut, cells: found, memory } = JSON.parse(run.stdout) as BenchResult;
+  expect(leftOut).toEqual([]);
+  expect(found.map(({ servers }) => servers.map(({ server }) => server))).toEqual([
+    ['repagent', 'one-process', 'nbdkit'],
+  ]);
+  for (const { servers } of found) for (const { iops } of servers) expect(iops).toBeGreaterThan(0);
+  // Two workers are two processes more.
+  const restBytes = (server: string): number => memory.find((one) => one.server === server)!.restBytes;
+  expect(restBytes('repagent (2 images)')).toBeGreaterThan(1.5 * restBytes('one-process (2 images)'));
+});
+
 it('takes a hub away and brings it back, and counts what was read for it', async () => {
   const folder = tempDir();
   writeFileSync(folder.file('PERFORMANCE.md'), `# Mine\n${RECOVERY_PLACE.begin}\n${RECOVERY_PLACE.end}\n`);

@@ -93,14 +93,14 @@ async function startMirror(options: MapCostOptions, keeping: MapKeeping): Promis
   };
   const script = fileURLToPath(new URL('../mirror-server.js', import.meta.url));
   const agent = own.children.start(process.execPath, [script, JSON.stringify(settings)], {
-    REPAGENT_RUNTIME_DIR: own.runDir,
+    env: { REPAGENT_RUNTIME_DIR: own.runDir },
   });
   const port = Number(await agent.firstLine(START_TIMEOUT_MS));
   const control = { kind: 'unix', path: ownSocketPath(own.runDir, 'serve', agent.pid) } as const;
   const mirror: Mirror = {
     keeping,
     agentPid: agent.pid,
-    uri: nbdUri(port, EXPORT, undefined),
+    uri: nbdUri(port, EXPORT),
     settle: () =>
       until(
         `map ${keeping}: the replica follows`,

@@ -35,7 +35,7 @@ export class ReplicatedPair {
     this.#paths = paths;
     this.#hub = hub;
     this.#serve = serve;
-    this.uri = nbdUri(serve.port, EXPORT, undefined);
+    this.uri = nbdUri(serve.port, EXPORT);
   }
 
   /** Starts both and waits for the first copy. The files are there already. @throws OperationError */

@@ -2,7 +2,7 @@
 // the slowest of what it is made of.
 import { fileURLToPath } from 'node:url';
 import { fileLoadArgs, loopbackLoadArgs } from '../fio.ts';
-import { freePort, nbdUri, type ServerKind } from '../server.ts';
+import { freePort, nbdUri, onlyImage, type ServerKind } from '../server.ts';
 
 const START_TIMEOUT_MS = 15_000;
 
@@ -12,26 +12,29 @@ export const nullDisk: ServerKind = {
   describe: 'this server over a disk that reads zeroes and forgets writes: protocol and sockets alone',
   programs: {},
   versionArgs: [],
-  suits: (cell) => !cell.tls && cell.chain === 0,
+  suits: (cell) => cell.chain === 0 && cell.workers === 0 && cell.cache === 'warm',
   start: async (bed) => {
     const script = fileURLToPath(new URL('../null-server.js', import.meta.url));
-    const child = bed.children.start(process.execPath, [script, String(bed.sizeBytes)]);
+    const child = bed.children.start(process.execPath, [
+      ...[script, String(bed.sizeBytes), ...(bed.tlsDir === undefined ? [] : [bed.tlsDir])],
+    ]);
     const port = Number(await child.firstLine(START_TIMEOUT_MS));
-    return { pids: [child.pid], uri: nbdUri(port, 'disk', undefined), stop: () => child.stop() };
+    return { pids: [child.pid], uris: [nbdUri(port, 'disk', bed.cell.tls)], stop: () => child.stop() };
   },
 };
 
 export const bareFile: ServerKind = {
   name: 'file',
   role: 'floor',
-  describe: 'the load on the image itself, without a server (fio, psync: one request at a time)',
+  describe:
+    'the load on the image itself, without a server (fio, psync: one request at a time; cold as many as the cell has)',
   programs: {},
   versionArgs: [],
-  suits: (cell) => !cell.tls && !cell.mirror && cell.chain === 0,
+  suits: (cell) => !cell.tls && !cell.mirror && cell.chain === 0 && cell.workers === 0,
   start: async (bed) => ({
     pids: [],
-    uri: undefined,
-    load: (cell, seconds) => fileLoadArgs(cell, bed.image('file'), bed.sizeBytes, seconds),
+    uris: [],
+    load: (cell, seconds) => fileLoadArgs(cell, onlyImage(bed, 'file'), bed.sizeBytes, seconds),
     stop: async () => {},
   }),
 };
@@ -42,12 +45,18 @@ export const loopback: ServerKind = {
   describe: 'blocks of that size over loopback TCP: there and back at depth 1, else one way (fio, net)',
   programs: {},
   versionArgs: [],
-  suits: (cell) => !cell.tls && !cell.mirror && cell.chain === 0 && cell.connections === 1,
+  suits: (cell) =>
+    !cell.tls &&
+    !cell.mirror &&
+    cell.chain === 0 &&
+    cell.workers === 0 &&
+    cell.cache === 'warm' &&
+    cell.connections === 1,
   start: async () => {
     const port = await freePort();
     return {
       pids: [],
-      uri: undefined,
+      uris: [],
       load: (cell, seconds) => loopbackLoadArgs(cell, port, seconds),
       countJob: (name) => name === 'sender',
       stop: async () => {},

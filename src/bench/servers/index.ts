@@ -4,10 +4,11 @@ import type { ServerKind } from '../server.ts';
 import { bareFile, loopback, nullDisk } from './floors.ts';
 import { nbdkit, nbdServer, qemuNbd } from './peers.ts';
 import { qemuBackground, qemuBlocking } from './qemu-mirror.ts';
-import { repagent } from './repagent.ts';
+import { repagent, singleProcess } from './repagent.ts';
 
 export const SERVER_KINDS: readonly ServerKind[] = [
   repagent,
+  singleProcess,
   nbdkit,
   qemuNbd,
   nbdServer,

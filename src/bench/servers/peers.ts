@@ -7,6 +7,7 @@ import {
   type Bed,
   freePort,
   nbdUri,
+  onlyImage,
   type RunningServer,
   type ServerKind,
   until,
@@ -19,16 +20,16 @@ const DAEMON_TIMEOUT_MS = 10_000;
 export const nbdkit: ServerKind = {
   name: 'nbdkit',
   role: 'peer',
-  describe: 'nbdkit with its file plugin; a chain of its nofilter filter',
+  describe: 'nbdkit with its file plugin; a chain of its nofilter filter; a process for each image',
   programs: { nbdkit: 'nbdkit' },
   versionArgs: ['--version'],
   suits: (cell) => !cell.mirror,
   start: (bed) =>
-    listening(bed, 'nbdkit', (port) => [
+    listening(bed, 'nbdkit', (port, image) => [
       ...['--foreground', '--exit-with-parent', '--ipaddr', LOOPBACK, '--port', String(port)],
       ...(bed.tlsDir === undefined ? [] : ['--tls', 'require', `--tls-certificates=${bed.tlsDir}`]),
       ...Array.from({ length: bed.cell.chain }, () => '--filter=nofilter'),
-      ...['file', bed.image('nbdkit')],
+      ...['file', image],
     ]),
 };
 
@@ -38,9 +39,9 @@ export const qemuNbd: ServerKind = {
   describe: 'qemu-nbd on the raw image, cache=writeback',
   programs: { 'qemu-nbd': 'qemu-utils' },
   versionArgs: ['--version'],
-  suits: (cell) => !cell.mirror && cell.chain === 0,
+  suits: (cell) => !cell.mirror && cell.chain === 0 && cell.workers === 0,
   start: (bed) =>
-    listening(bed, 'qemu-nbd', (port) => [
+    listening(bed, 'qemu-nbd', (port, image) => [
       ...['--format', 'raw', '--cache', 'writeback', '--discard', 'unmap', '--persistent', '--shared', '0'],
       ...['--bind', LOOPBACK, '--port', String(port), '--export-name', 'disk'],
       ...(bed.tlsDir === undefined
@@ -51,7 +52,7 @@ export const qemuNbd: ServerKind = {
             '--tls-creds',
             't',
           ]),
-      bed.image('qemu-nbd'),
+      image,
     ]),
 };
 
@@ -61,19 +62,29 @@ export const nbdServer: ServerKind = {
   describe: 'the reference server of the NBD project, a process per connection',
   programs: { 'nbd-server': 'nbd-server' },
   versionArgs: ['--version'],
-  suits: (cell) => !cell.mirror && cell.chain === 0,
+  suits: (cell) => !cell.mirror && cell.chain === 0 && cell.workers === 0,
   start: startNbdServer,
 };
 
 async function listening(
   bed: Bed,
   program: string,
-  args: (port: number) => readonly string[],
+  args: (port: number, image: string) => readonly string[],
 ): Promise<RunningServer> {
-  const port = await freePort();
-  const child = bed.children.start(program, args(port));
-  await untilAccepts(program, { host: LOOPBACK, port }, child);
-  return { pids: [child.pid], uri: nbdUri(port, 'disk', bed.tlsDir), stop: () => child.stop() };
+  const running: Array<{ readonly child: Child; readonly uri: string }> = [];
+  for (const image of bed.images(program)) {
+    const port = await freePort();
+    const child = bed.children.start(program, args(port, image));
+    await untilAccepts(program, { host: LOOPBACK, port }, child);
+    running.push({ child, uri: nbdUri(port, 'disk', bed.cell.tls) });
+  }
+  return {
+    pids: running.map(({ child }) => child.pid),
+    uris: running.map(({ uri }) => uri),
+    stop: async () => {
+      for (const { child } of running) await child.stop();
+    },
+  };
 }
 
 /** It serves several clients only as a daemon, which is ended by the pid that it writes down. */
@@ -90,7 +101,7 @@ async function startNbdServer(bed: Bed): Promise<RunningServer> {
   await untilAccepts('nbd-server', { host: LOOPBACK, port }, { ...starter, hasExited: false });
   return {
     pids: [pid],
-    uri: nbdUri(port, 'disk', bed.tlsDir),
+    uris: [nbdUri(port, 'disk', bed.cell.tls)],
     // The process of a connection hands its CPU time to the daemon when it ends.
     settle: async () => void cpuSecondsOf([pid]),
     stop: async () => {
@@ -111,7 +122,13 @@ function nbdServerConfig(bed: Bed, port: number): string {
   const lines = [
     ...['[generic]', `listenaddr = ${LOOPBACK}`, `port = ${port}`],
     ...(tls === undefined ? [] : [...tlsLines, 'force_tls = true']),
-    ...['[disk]', `exportname = ${bed.image('nbd-server')}`, 'flush = true', 'fua = true', 'trim = true'],
+    ...[
+      '[disk]',
+      `exportname = ${onlyImage(bed, 'nbd-server')}`,
+      'flush = true',
+      'fua = true',
+      'trim = true',
+    ],
   ];
   return `${lines.join('\n')}\n`;
 }

@@ -7,6 +7,7 @@ import {
   type Bed,
   freePort,
   nbdUri,
+  onlyImage,
   type RunningServer,
   type ServerKind,
   until,
@@ -43,7 +44,7 @@ function mirrorKind(name: string, mode: CopyMode, describe: string): ServerKind 
 }
 
 async function startMirror(bed: Bed, name: string, mode: CopyMode): Promise<RunningServer> {
-  const [image, replica] = [bed.image(name), bed.replica(name)];
+  const [image, replica] = [onlyImage(bed, name), bed.replica(name)];
   const [targetSocket, monitorSocket] = [bed.scratch(`${name}-target`), bed.scratch(`${name}-qmp`)];
   createEmptyImage(replica, bed.sizeBytes);
   const target = bed.children.start('qemu-nbd', [
@@ -70,7 +71,7 @@ async function startMirror(bed: Bed, name: string, mode: CopyMode): Promise<Runn
   await settle();
   return {
     pids: [daemon.pid, target.pid],
-    uri: nbdUri(port, 'disk', undefined),
+    uris: [nbdUri(port, 'disk')],
     settle,
     check: async () => {
       await settle();

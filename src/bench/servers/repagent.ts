@@ -1,5 +1,5 @@
-// This package's own server as the bench starts it: `serve`, and with mirroring a `hub` beside it.
-
+// This package's own server as the bench starts it: `serve`, and with mirroring a `hub` beside it. Several images are
+// served by one process with workers; what they gain is seen beside the same without them.
 import { EXPORT } from '../mirror-settings.ts';
 import {
   compare,
@@ -10,7 +10,15 @@ import {
   startMirrored,
   startRole,
 } from '../own-process.ts';
-import { type Bed, nbdUri, type RunningServer, type ServerKind, until } from '../server.ts';
+import {
+  type Bed,
+  exportName,
+  nbdUri,
+  onlyImage,
+  type RunningServer,
+  type ServerKind,
+  until,
+} from '../server.ts';
 import { createEmptyImage } from '../workspace.ts';
 
 const SYNC_TIMEOUT_MS = 120_000;
@@ -21,32 +29,44 @@ const PASS_THROUGH = ['stats', 'offset', 'error,rate=0'] as const;
 export const repagent: ServerKind = {
   name: 'repagent',
   role: 'subject',
-  describe: 'this server; with mirroring serve and hub, two processes',
+  describe: 'this server; with mirroring serve and hub, two processes; with -w2 two images and --workers 2',
   programs: {},
   versionArgs: [],
   suits: () => true,
-  start: (bed) => (bed.cell.mirror ? startMirror(bed) : startPlain(bed)),
+  start: (bed) => (bed.cell.mirror ? startMirror(bed) : startPlain(bed, repagent.name, bed.cell.workers)),
 };
 
-async function startPlain(bed: Bed): Promise<RunningServer> {
+export const singleProcess: ServerKind = {
+  name: 'one-process',
+  role: 'peer',
+  describe: 'this server without --workers: all images in one process',
+  programs: {},
+  versionArgs: [],
+  suits: (cell) => cell.workers > 0,
+  start: (bed) => startPlain(bed, singleProcess.name, 0),
+};
+
+async function startPlain(bed: Bed, name: string, workers: number): Promise<RunningServer> {
   const tls = bed.tlsDir === undefined ? [] : ['--tls', 'require', '--tls-dir', bed.tlsDir];
   const filters = Array.from({ length: bed.cell.chain }, (_, i) => [
     '--filter',
     PASS_THROUGH[i % PASS_THROUGH.length]!,
   ]);
+  const images = bed.images(name);
   const serve = await startRole(ownProgram(bed), 'serve', [
-    `${EXPORT}=${bed.image(repagent.name)}`,
+    ...images.map((image, i) => `${exportName(i)}=${image}`),
     ...['--listen', '127.0.0.1:0', ...tls, ...filters.flat()],
+    ...(workers === 0 ? [] : ['--workers', String(workers)]),
   ]);
   return {
     pids: [serve.child.pid],
-    uri: nbdUri(serve.port, EXPORT, bed.tlsDir),
+    uris: images.map((_, i) => nbdUri(serve.port, exportName(i), bed.cell.tls)),
     stop: () => serve.child.stop(),
   };
 }
 
 async function startMirror(bed: Bed): Promise<RunningServer> {
-  const [image, replica] = [bed.image(repagent.name), bed.replica(repagent.name)];
+  const [image, replica] = [onlyImage(bed, repagent.name), bed.replica(repagent.name)];
   createEmptyImage(replica, bed.sizeBytes);
   const own = ownProgram(bed);
   const hub = await startHub(own, { replicas: [`${EXPORT}=${replica}`], stateDir: bed.scratch('hub-state') });
@@ -58,7 +78,7 @@ async function startMirror(bed: Bed): Promise<RunningServer> {
   await settle();
   return {
     pids: [serve.child.pid, hub.child.pid],
-    uri: nbdUri(serve.port, EXPORT, undefined),
+    uris: [nbdUri(serve.port, EXPORT)],
     settle,
     check: () => compare(repagent.name, image, replica),
     stop: async () => {

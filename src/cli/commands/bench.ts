@@ -9,9 +9,9 @@ const MIN_SIZE_BYTES = 16 * 1024 * 1024;
 const MAX_SECONDS = 3600;
 
 const BENCH_OPTIONS = {
-  quick: { type: 'flag', describe: 'the most telling cells, in about five minutes (the default)' },
+  quick: { type: 'flag', describe: 'the most telling cells, in about nine minutes (the default)' },
   full: { type: 'flag', describe: 'every cell of the matrix; takes hours' },
-  tls: { type: 'flag', describe: 'the quick loads through TLS too' },
+  tls: { type: 'flag', describe: 'all of the basic loads through TLS too' },
   recovery: {
     type: 'flag',
     describe: 'instead: what an outage of the hub costs, and how far behind a replica is; fourteen minutes',
@@ -45,7 +45,7 @@ const BENCH_OPTIONS = {
   seconds: {
     type: 'text',
     describe: 'seconds of load in each round',
-    fallback: '1.2, or 3 with --full or --recovery',
+    fallback: '1, or 3 with --full or --recovery',
   },
   size: { type: 'text', describe: 'size of the images', fallback: '256M, or 1G with --recovery' },
   disk: {
@@ -93,7 +93,7 @@ export const benchCommand = defineCommand({
       ...{ full, tls: raw.tls ?? false, cells: raw.cell ?? [], sizeBytes },
       peers: (raw.peers ?? '').split(',').filter((name) => name !== ''),
       rounds: parseCount(raw.rounds ?? '4', '--rounds', 1000),
-      seconds: parseSeconds(raw.seconds ?? (full ? '3' : '1.2'), '--seconds'),
+      seconds: parseSeconds(raw.seconds ?? (full ? '3' : '1'), '--seconds'),
       ...{ diskFolder: raw.disk, json: raw.json ?? false, report: raw.report, list: raw.list ?? false },
     });
   },

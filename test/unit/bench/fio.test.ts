@@ -59,7 +59,7 @@ describe('arguments of fio', () => {
   const cell = parseCellId('64k-write-qd8-c4')!;
 
   test('say what the cell says', () => {
-    const args = nbdLoadArgs(cell, 'nbd://127.0.0.1:1/disk', 2 ** 28, 1.5);
+    const args = nbdLoadArgs(cell, ['nbd://127.0.0.1:1/disk'], 2 ** 28, 1.5);
     expect(args).toEqual(
       expect.arrayContaining(['--rw=write', '--bs=65536', '--iodepth=8', '--numjobs=4', '--runtime=1500ms']),
     );
@@ -68,12 +68,34 @@ describe('arguments of fio', () => {
     expect(args, 'sequential jobs keep apart, within the image').toEqual(
       expect.arrayContaining([`--offset_increment=${2 ** 26}`, `--size=${2 ** 26}`]),
     );
-    expect(nbdLoadArgs(parseCellId('256k-read-qd1-c3')!, 'nbd://x', 2 ** 24, 1)).toContain(
+    expect(nbdLoadArgs(parseCellId('256k-read-qd1-c3')!, ['nbd://x'], 2 ** 24, 1)).toContain(
       `--size=${21 * 2 ** 18}`,
     );
-    expect(nbdLoadArgs(parseCellId('4k-randread-qd1-c4')!, 'nbd://x', 1, 1).join(' ')).not.toContain(
+    expect(nbdLoadArgs(parseCellId('4k-randread-qd1-c4')!, ['nbd://x'], 1, 1).join(' ')).not.toContain(
       'increment',
     );
+  });
+
+  test('of several images each is loaded, at the same time', () => {
+    const args = nbdLoadArgs(
+      parseCellId('4k-randread-qd8-w2')!,
+      ['nbd://x/disk', 'nbd://x/disk1'],
+      2 ** 24,
+      1,
+    );
+    const first = args.indexOf('--name=4k-randread-qd8-w2');
+    expect(args.slice(first)).toEqual([
+      ...['--name=4k-randread-qd8-w2', '--uri=nbd://x/disk'],
+      ...['--name=4k-randread-qd8-w2', '--uri=nbd://x/disk1'],
+    ]);
+    // What stands before the first name is for all.
+    expect(args.slice(0, first)).toEqual(expect.arrayContaining(['--iodepth=8', '--ioengine=nbd']));
+  });
+
+  test('a cold file has as many readers as there would be requests', () => {
+    const args = fileLoadArgs(parseCellId('4k-randread-qd8-c2-disk-cold')!, '/x', 2 ** 24, 1);
+    expect(args).toEqual(expect.arrayContaining(['--thread', '--numjobs=16', '--iodepth=1']));
+    expect(fileLoadArgs(parseCellId('4k-randread-qd8-disk')!, '/x', 2 ** 24, 1)).toContain('--numjobs=1');
   });
 
   test('the floors bear the same blocks', () => {

@@ -109,6 +109,11 @@ describe('report', () => {
     expect(text).toMatch(/repagent +64 MiB +128 MiB +6 KiB/);
   });
 
+  test('says what TLS, filters and mirroring cost where the load was measured without them', () => {
+    const text = benchTables(RESULT).map(textTable).join('\n');
+    expect(text).toMatch(/as slow as.*\n +cell +repagent\n +256k-write-qd8-mirror +2\.00x\n\n/);
+  });
+
   test('every row of a Markdown table has as many columns as its head', () => {
     for (const table of benchTables(RESULT)) {
       const lines = markdownTable(table).trim().split('\n').slice(2);
