@@ -3,9 +3,9 @@
 // record covers them. What the file said when it was opened is judged in sidecar-finding.ts.
 import { crc32 } from 'node:zlib';
 import { Bitmap, PAGE_BITS, PAGE_BYTES } from '../base/bitmap.ts';
-import { errorMessage } from '../base/errors.ts';
 import type { Logger } from '../base/log.ts';
 import type { ClaimFinding } from '../repwire/constants.ts';
+import { KeptFile } from './kept-file.ts';
 import { LOAD_BYTES, type SidecarFile } from './sidecar-file.ts';
 import {
   examineSidecar,
@@ -22,7 +22,6 @@ import {
   newestHead,
   type SidecarHead,
 } from './sidecar-head.ts';
-import { SidecarVoid } from './sidecar-void.ts';
 
 const FULL = Buffer.alloc(LOAD_BYTES, 0xff);
 
@@ -42,7 +41,7 @@ export class DirtySidecar {
   readonly bits: Bitmap;
   readonly #options: SidecarOptions;
   readonly #file: SidecarFile;
-  readonly #void: SidecarVoid;
+  readonly #kept: KeptFile;
   readonly #oneByte = Buffer.alloc(1);
   readonly #page = Buffer.alloc(PAGE_BYTES);
   #head: SidecarHead;
@@ -54,17 +53,9 @@ export class DirtySidecar {
   #bitWrites = 0;
   /** The bits are this process's own, from the first to the last. */
   #isAdopted = false;
-  #isBroken = false;
-  /** It is broken, and couldn't be made void so far. */
-  #isStuck = false;
   #isClosed = false;
-  /** The file is closed: there is nothing to write to. */
-  #isReleased = false;
   /** Counts adoptions: one that had to wait looks whether it is still the newest. */
   #adoptions = 0;
-  /** Exact: what has to be durable before the next data, and the sync that makes it so. */
-  #unsynced = false;
-  #syncing: Promise<void> | undefined;
 
   /** Takes the file over: whatever it held before is read, judged, and from then on kept true. @throws Error with `code` */
   constructor(options: SidecarOptions) {
@@ -72,7 +63,17 @@ export class DirtySidecar {
     const { touchedAtMs } = file;
     this.#options = options;
     this.#file = file;
-    this.#void = new SidecarVoid(file);
+    this.#kept = new KeptFile({
+      ...options,
+      onBroken: (error) => {
+        this.#offered = undefined;
+        options.onBroken(error);
+      },
+      // From here on a bit that is not durable is one whose data waits for it.
+      onSynced: () => {
+        if (options.exact && !this.#head.isExact) this.#writeHead({ isExact: true });
+      },
+    });
     this.granularityBytes = granularityBytes;
     this.bits = new Bitmap(Math.ceil(sizeBytes / granularityBytes));
     this.#needless = new Bitmap(this.bits.sizeBits);
@@ -94,7 +95,7 @@ export class DirtySidecar {
     }
     this.#writeHead({ isVoid: false });
     // Bits that were found may be the kernel's alone, of a process that was killed before their data was written.
-    this.#unsynced = options.exact;
+    this.#kept.touched();
   }
 
   /** Whether the bits are all that the replica named by `pairing` may lack. */
@@ -103,7 +104,7 @@ export class DirtySidecar {
   }
 
   get isBroken(): boolean {
-    return this.#isBroken;
+    return this.#kept.isBroken;
   }
 
   /** What a hub is told of the map: once this process has kept it itself, there is nothing to doubt. */
@@ -136,7 +137,7 @@ export class DirtySidecar {
       this.bits.set(first);
       const byte = Math.floor(first / 8);
       this.#oneByte[0] = this.bits.byteAt(byte);
-      this.#put(this.#oneByte, BITS_OFFSET + byte);
+      this.#kept.write(this.#oneByte, BITS_OFFSET + byte);
       return;
     }
     if (this.bits.nextClear(first) >= end) return;
@@ -205,7 +206,7 @@ export class DirtySidecar {
       this.bits.subtractPage(needless, page);
       needless.clearPage(page);
       this.bits.copyPage(page, this.#page);
-      this.#put(this.#page, BITS_OFFSET + page * PAGE_BYTES);
+      this.#kept.write(this.#page, BITS_OFFSET + page * PAGE_BYTES);
     }
     return needless.count > 0;
   }
@@ -217,8 +218,7 @@ export class DirtySidecar {
 
   /** Exact: what has to be waited for before the data of a change that was marked may be written. */
   durable(): Promise<void> | undefined {
-    if (!this.#unsynced && !this.#syncing) return undefined;
-    return this.#sync();
+    return this.#kept.durable();
   }
 
   /** The volume became larger; what is new is dirty. */
@@ -228,7 +228,7 @@ export class DirtySidecar {
     this.#offered?.grow(chunks);
     this.#needless.grow(chunks);
     this.bits.grow(chunks);
-    this.#attempt(() => this.#file.extend(BITS_OFFSET + Math.ceil(chunks / PAGE_BITS) * PAGE_BYTES));
+    this.#kept.attempt(() => this.#file.extend(BITS_OFFSET + Math.ceil(chunks / PAGE_BITS) * PAGE_BYTES));
     // The bits first: a file whose head knows more than its bits would lie.
     if (sizeBytes > before) this.mark(Math.floor(before / this.granularityBytes), chunks);
     this.#keepHead({ sizeBytes });
@@ -241,11 +241,11 @@ export class DirtySidecar {
     const adoption = this.#adoptions;
     const { exact } = this.#options;
     // After a power failure a head is believed there: what it vouches for has to be durable before.
-    if (exact) await this.#syncFile();
+    if (exact) await this.#kept.sync();
     if (adoption !== this.#adoptions || this.#isClosed) return;
     this.#isAdopted = true;
     this.#keepHead({ pairing, generation, recordedSequence: 0 });
-    await this.#syncFile();
+    await this.#kept.sync();
   }
 
   /**
@@ -254,14 +254,14 @@ export class DirtySidecar {
    */
   recorded(sequence: number): Promise<void> {
     if (sequence > this.#head.recordedSequence) this.#keepHead({ recordedSequence: sequence });
-    return this.#syncFile();
+    return this.#kept.sync();
   }
 
   /** A sign of life: an image that is much younger was changed by someone else. Called every few seconds. */
   touch(): void {
     if (this.#isClosed) return;
-    this.#attempt(() => this.#file.touch());
-    if (this.#isStuck) void this.#makeVoid();
+    this.#kept.attempt(() => this.#file.touch());
+    this.#kept.retry();
   }
 
   /** Closes in order; the bits may be believed when the image is still the same at the next start. Idempotent. */
@@ -269,17 +269,16 @@ export class DirtySidecar {
     if (this.#isClosed) return;
     this.#isClosed = true;
     while (this.retire(this.#needless.pageCount));
-    await this.#syncFile();
-    this.#attempt(() => {
+    await this.#kept.sync();
+    this.#kept.attempt(() => {
       this.#writeHead({
         isClean: true,
         bitsCrc32: this.#crc(),
         image: image?.mark ?? Buffer.alloc(MARK_BYTES),
       });
     });
-    await this.#syncFile();
-    this.#isReleased = true;
-    this.#file.close();
+    await this.#kept.sync();
+    this.#kept.close();
   }
 
   #firstHead(old: SidecarHead | undefined): SidecarHead {
@@ -314,14 +313,14 @@ export class DirtySidecar {
 
   /** In memory at least: what this process knows of the replica stays true when its file can't be written. */
   #keepHead(change: Partial<SidecarHead>): void {
-    if (this.#isBroken) this.#writeHead(change);
-    else this.#attempt(() => this.#writeHead(change));
+    if (this.#kept.isBroken) this.#writeHead(change);
+    else this.#kept.attempt(() => this.#writeHead(change));
   }
 
   #writeHead(change: Partial<SidecarHead>): void {
     const counter = this.#head.counter + 1;
     this.#head = { ...this.#head, ...change, counter };
-    if (!this.#isBroken) this.#file.write(encodeHead(this.#head), headOffset(counter));
+    if (!this.#kept.isBroken) this.#file.write(encodeHead(this.#head), headOffset(counter));
   }
 
   /** Writes all bits. */
@@ -333,7 +332,7 @@ export class DirtySidecar {
     // Bits beyond the end mean nothing, and are passed over when they are read.
     const end = Math.ceil(this.bits.sizeBits / 8);
     for (let at = 0; at < end; at += LOAD_BYTES) {
-      this.#put(FULL.subarray(0, Math.min(LOAD_BYTES, end - at)), BITS_OFFSET + at);
+      this.#kept.write(FULL.subarray(0, Math.min(LOAD_BYTES, end - at)), BITS_OFFSET + at);
     }
   }
 
@@ -343,87 +342,8 @@ export class DirtySidecar {
       const to = Math.min(end, (page + 1) * PAGE_BYTES);
       this.bits.copyPage(page, this.#page);
       const from = page * PAGE_BYTES;
-      this.#put(this.#page.subarray(at - from, to - from), BITS_OFFSET + at);
+      this.#kept.write(this.#page.subarray(at - from, to - from), BITS_OFFSET + at);
       at = to;
-    }
-  }
-
-  #put(data: Buffer, position: number): void {
-    if (this.#isBroken || this.#isReleased) return;
-    try {
-      this.#file.write(data, position);
-      this.#unsynced = this.#options.exact;
-    } catch (error) {
-      this.#break(error);
-    }
-  }
-
-  #attempt(action: () => void): void {
-    if (this.#isBroken || this.#isReleased) return;
-    try {
-      action();
-    } catch (error) {
-      this.#break(error);
-    }
-  }
-
-  /** A map that misses a bit is worse than none: what the file says must not be believed any more. */
-  #break(error: unknown): void {
-    this.#isBroken = true;
-    this.#offered = undefined;
-    this.#unsynced = this.#options.exact;
-    this.#void.begin();
-    this.#options.logger.error(
-      { volume: this.#options.volumeName, reason: errorMessage(error) },
-      'the dirty map cannot be kept in its file; if this agent is killed, the whole volume will be compared',
-    );
-    this.#options.onBroken(error);
-    void this.#makeVoid();
-  }
-
-  /** One sync at a time; whoever comes while one runs waits for the next, which covers it. */
-  async #sync(): Promise<void> {
-    while (this.#syncing) await this.#syncing;
-    // A sync that fails empties the file, and that has to be durable too.
-    while (this.#unsynced) {
-      this.#unsynced = false;
-      this.#syncing = this.#syncFile();
-      try {
-        await this.#syncing;
-      } finally {
-        this.#syncing = undefined;
-      }
-    }
-  }
-
-  async #syncFile(): Promise<void> {
-    if (this.#isReleased) return;
-    const { exact } = this.#options;
-    try {
-      if (!this.#isBroken) await this.#file.sync();
-      // From here on a bit that is not durable is one whose data waits for it.
-      if (exact && !this.#head.isExact && !this.#isReleased) this.#writeHead({ isExact: true });
-    } catch (error) {
-      if (!this.#isBroken) this.#break(error);
-    }
-    // Whoever waits goes on as if it were kept: not even a power failure may bring back what the file said before.
-    if (this.#isBroken) await this.#makeVoid();
-  }
-
-  /** Never throws: what can't be done is told, and tried again from time to time. */
-  async #makeVoid(): Promise<void> {
-    if (this.#isReleased) return;
-    const { logger, volumeName: volume, onBroken } = this.#options;
-    try {
-      await this.#void.finish();
-      if (this.#isStuck) logger.info({ volume }, 'the file of the dirty map is empty at last');
-      this.#isStuck = false;
-    } catch (error) {
-      if (this.#isStuck) return;
-      this.#isStuck = true;
-      const reason = `it can be neither written nor emptied (${errorMessage(error)}): remove it before the agent is started again`;
-      logger.fatal({ volume, reason }, "the dirty map can't be kept in its file");
-      onBroken(new Error(reason));
     }
   }
 
