@@ -1,12 +1,13 @@
 // What a request costs in memory, where no clock is needed: heap that is allocated, and heap that is kept. Requests come
 // in batches that wait for each other. The bounds lie above what is true; who lowers a cost lowers its bound.
-import { truncateSync, writeFileSync } from 'node:fs';
 import { expect, it } from 'vitest';
-import { type HeapLook, HeapProgram, withDiskServer } from '../support/heap-program.ts';
-import { RawNbdClient } from '../support/raw-nbd-client.ts';
+import {
+  type HeapLook,
+  untilAcknowledged,
+  withDiskServer,
+  withMirroredServer,
+} from '../support/heap-program.ts';
 import { type BatchKind, runBatches } from '../support/request-batches.ts';
-import { tempDir } from '../support/temp-dir.ts';
-import { waitUntil } from '../support/wait-until.ts';
 
 const REQUESTS = 100_000;
 const MIRRORED_PORTION = 5000;
@@ -49,15 +50,7 @@ it.each([
 ])(
   'a mirrored write at depth %i allocates little in agent and hub, and keeps nothing',
   async (depth, maxAgentBytes, maxHubBytes) => {
-    const folder = tempDir();
-    for (const name of ['disk.img', 'replica.img']) {
-      writeFileSync(folder.file(name), '');
-      truncateSync(folder.file(name), 2 ** 20);
-    }
-    const hub = await HeapProgram.start('heap-hub.mjs', [folder.file('replica.img')]);
-    const agent = await HeapProgram.start('heap-server.mjs', [folder.file('disk.img'), String(hub.port)]);
-    try {
-      const client = await RawNbdClient.open({ host: '127.0.0.1', port: agent.port }, 'disk');
+    await withMirroredServer(async (agent, hub, client) => {
       const requests = depth === 1 ? REQUESTS / 5 : REQUESTS;
       const write = async (count: number): Promise<void> => {
         // In portions, so that what waits for the hub stays small however slow the machine: buffers that are pinned
@@ -67,32 +60,15 @@ it.each([
           await untilAcknowledged(agent);
         }
       };
-      await untilAcknowledged(agent);
       // Compiling goes on for longer than without a hub, and what it keeps is no cost of a write.
       await write(requests);
       const before = [await agent.ask('gc'), await hub.ask('gc')] as const;
       await write(requests);
       const after = [await agent.ask('look'), await hub.ask('look')] as const;
       const kept = [await agent.ask('gc'), await hub.ask('gc')] as const;
-      await client.destroy();
       expect(after[0].overflows, 'what does not fit the queue would cost nothing').toBe(0);
       expectCheap({ before: before[0], after: after[0], kept: kept[0] }, requests, maxAgentBytes);
       expectCheap({ before: before[1], after: after[1], kept: kept[1] }, requests, maxHubBytes);
-    } finally {
-      agent.kill();
-      hub.kill();
-      folder.remove();
-    }
+    });
   },
 );
-
-/** Waits until the hub has everything of the agent's volume. */
-async function untilAcknowledged(agent: HeapProgram): Promise<void> {
-  await waitUntil(
-    async () => {
-      const { state, dirtyBytes } = await agent.ask('look');
-      return state === 'protected' && dirtyBytes === 0;
-    },
-    { what: 'everything to be acknowledged', timeoutMs: 60_000 },
-  );
-}

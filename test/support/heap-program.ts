@@ -7,6 +7,7 @@ import { fileURLToPath } from 'node:url';
 import { MiB } from '../../src/base/limits.ts';
 import { RawNbdClient } from './raw-nbd-client.ts';
 import { tempDir } from './temp-dir.ts';
+import { waitUntil } from './wait-until.ts';
 
 const FLAGS = ['--expose-gc', '--max-semi-space-size=512', '--min-semi-space-size=512'];
 
@@ -37,6 +38,41 @@ export async function withDiskServer<T>(
     server.kill();
     folder.remove();
   }
+}
+
+/** The same server with a hub that keeps a replica, and has everything when `use` begins. */
+export async function withMirroredServer<T>(
+  use: (agent: HeapProgram, hub: HeapProgram, client: RawNbdClient) => Promise<T>,
+): Promise<T> {
+  const folder = tempDir();
+  for (const name of ['disk.img', 'replica.img']) {
+    writeFileSync(folder.file(name), '');
+    truncateSync(folder.file(name), MiB);
+  }
+  const hub = await HeapProgram.start('heap-hub.mjs', [folder.file('replica.img')]);
+  const agent = await HeapProgram.start('heap-server.mjs', [folder.file('disk.img'), String(hub.port)]);
+  try {
+    const client = await RawNbdClient.open({ host: '127.0.0.1', port: agent.port }, 'disk');
+    await untilAcknowledged(agent);
+    const result = await use(agent, hub, client);
+    await client.destroy();
+    return result;
+  } finally {
+    agent.kill();
+    hub.kill();
+    folder.remove();
+  }
+}
+
+/** Waits until the hub has everything of the agent's volume. */
+export async function untilAcknowledged(agent: HeapProgram): Promise<void> {
+  await waitUntil(
+    async () => {
+      const { state, dirtyBytes } = await agent.ask('look');
+      return state === 'protected' && dirtyBytes === 0;
+    },
+    { what: 'everything to be acknowledged', timeoutMs: 60_000 },
+  );
 }
 
 export class HeapProgram {
