@@ -195,12 +195,13 @@ class Bench {
     await sleep(REST_MS);
     const before = residentBytesOf(server.pids);
     const port = Number(new URL(uri).port);
-    const idle = bed.cell.tls
-      ? undefined
-      : await withIdleConnections(port, 'disk', IDLE_CONNECTIONS, async () => {
-          await sleep(REST_MS);
-          return Math.max(0, residentBytesOf(server.pids) - before) / IDLE_CONNECTIONS;
-        });
+    const idle =
+      bed.cell.tls || bed.cell.unix
+        ? undefined
+        : await withIdleConnections(port, 'disk', IDLE_CONNECTIONS, async () => {
+            await sleep(REST_MS);
+            return Math.max(0, residentBytesOf(server.pids) - before) / IDLE_CONNECTIONS;
+          });
     this.#memory.set(name, {
       ...{ server: name, restBytes, peakBytes: before },
       idleConnectionBytes: idle,

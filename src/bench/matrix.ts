@@ -18,6 +18,8 @@ export interface Circumstances {
   readonly mirror: boolean;
   /** So many images, each with a client of its own, and as many worker processes; 0: one image, no workers. */
   readonly workers: number;
+  /** Clients come through a unix socket instead of TCP. */
+  readonly unix: boolean;
 }
 
 /** One cell: a load, and the circumstances under which servers bear it. */
@@ -61,9 +63,13 @@ const PLAIN = {
   chain: 0,
   mirror: false,
   workers: 0,
+  unix: false,
 } as const;
 
-/** `4k-randread-qd32`, then whatever is unusual: `-c4`, `-disk`, `-cold`, `-tls`, `-chain3`, `-mirror`, `-w2`. */
+/**
+ * `4k-randread-qd32`, then whatever is unusual: `-c4`, `-disk`, `-cold`, `-tls`, `-chain3`, `-mirror`, `-w2`,
+ * `-unix`.
+ */
 export function cellId(cell: Cell): string {
   return [
     sizeText(cell.blockBytes),
@@ -76,6 +82,7 @@ export function cellId(cell: Cell): string {
     ...(cell.chain === 0 ? [] : [`chain${cell.chain}`]),
     ...(cell.mirror ? ['mirror'] : []),
     ...(cell.workers === 0 ? [] : [`w${cell.workers}`]),
+    ...(cell.unix ? ['unix'] : []),
   ].join('-');
 }
 
@@ -136,19 +143,20 @@ export const FULL_CELLS: readonly Cell[] = [
   ...TLS_CELLS,
   ...BASIC_CELLS.flatMap((cell) => CHAINS.map((chain) => ({ ...cell, chain }))),
   ...BASIC_CELLS.map((cell) => ({ ...cell, workers: 2 })),
+  ...BASIC_CELLS.map((cell) => ({ ...cell, unix: true })),
   ...OPERATIONS.filter((operation) => changesDisk({ ...PLAIN, ...operation })).flatMap((operation) =>
     [1, 8, 32].map((depth) => ({ ...PLAIN, ...operation, depth, mirror: true })),
   ),
 ];
 
 const CELL_ID =
-  /^(\d+)([km])-(randread|randwrite|randrw|read|write)-qd(\d+)(?:-c(\d+))?(?:-(disk))?(?:-(cold))?(-tls)?(?:-chain(\d+))?(-mirror)?(?:-w(\d+))?$/;
+  /^(\d+)([km])-(randread|randwrite|randrw|read|write)-qd(\d+)(?:-c(\d+))?(?:-(disk))?(?:-(cold))?(-tls)?(?:-chain(\d+))?(-mirror)?(?:-w(\d+))?(-unix)?$/;
 
 /** The cell of an id as {@link cellId} writes it, also one of no preset; undefined when it is none. */
 export function parseCellId(id: string): Cell | undefined {
   const match = CELL_ID.exec(id);
   if (!match) return undefined;
-  const [, size, unit, access, depth, connections, disk, cold, tls, chain, mirror, workers] = match;
+  const [, size, unit, access, depth, connections, disk, cold, tls, chain, mirror, workers, unix] = match;
   const cell: Cell = {
     access: access as Access,
     blockBytes: Number(size) * (unit === 'm' ? MiB : KiB),
@@ -160,6 +168,7 @@ export function parseCellId(id: string): Cell | undefined {
     chain: Number(chain ?? 0),
     mirror: mirror !== undefined,
     workers: Number(workers ?? 0),
+    unix: unix !== undefined,
   };
   return isPossible(cell) ? cell : undefined;
 }
@@ -170,6 +179,7 @@ function isPossible(cell: Cell): boolean {
   if (cell.cache === 'cold' && cell.storage !== 'disk') return false;
   if (cell.mirror && (!changesDisk(cell) || cell.tls || chain > 0 || workers > 0)) return false;
   if (workers === 1 || workers > 16) return false;
+  if (cell.unix && (cell.tls || cell.mirror)) return false;
   const inRange = (value: number, max: number): boolean => value >= 1 && value <= max;
   return inRange(blockBytes, 32 * MiB) && inRange(depth, 1024) && inRange(connections, 64) && chain <= 32;
 }
@@ -212,10 +222,14 @@ export function globMatches(pattern: string, id: string): boolean {
 }
 
 /** What servers must be started anew for: cells of one key share their servers and images. */
-export function bedKey({ storage, cache, tls, chain, mirror, workers }: Circumstances): string {
+export function bedKey({ storage, cache, tls, chain, mirror, workers, unix }: Circumstances): string {
   return [
     ...[cache === 'cold' ? 'disk cold' : storage, tls ? 'tls' : 'plain', `chain${chain}`],
-    ...[mirror ? 'mirror' : 'alone', ...(workers === 0 ? [] : [`workers${workers}`])],
+    ...[
+      mirror ? 'mirror' : 'alone',
+      ...(workers === 0 ? [] : [`workers${workers}`]),
+      ...(unix ? ['unix'] : []),
+    ],
   ].join(' ');
 }
 
@@ -224,8 +238,8 @@ export function imageBytes({ cache }: Circumstances, sizeBytes: number): number 
   return cache === 'cold' ? sizeBytes * COLD_FACTOR : sizeBytes;
 }
 
-/** Of what is measured with it and without, the cell without: TLS, filters, mirroring. Undefined for a plain cell. */
+/** Of what is measured with TLS, filters, mirroring or a unix socket the cell without; undefined for a plain cell. */
 export function plainCell(cell: Cell): Cell | undefined {
-  if (!cell.tls && cell.chain === 0 && !cell.mirror) return undefined;
-  return { ...cell, tls: false, chain: 0, mirror: false };
+  if (!cell.tls && cell.chain === 0 && !cell.mirror && !cell.unix) return undefined;
+  return { ...cell, tls: false, chain: 0, mirror: false, unix: false };
 }

@@ -120,8 +120,19 @@ export function exportName(index: number): string {
   return index === 0 ? 'disk' : `disk${index}`;
 }
 
-/** The URI of an export on loopback. Certificates are for the name, not the number. */
-export function nbdUri(port: number, name: string, tls = false): string {
+/** Where a server listens: a port of loopback, or the path of a unix socket. */
+export type ListensAt = number | string;
+
+export function socketTarget(
+  at: ListensAt,
+): { readonly port: number; readonly host: string } | { path: string } {
+  return typeof at === 'number' ? { port: at, host: '127.0.0.1' } : { path: at };
+}
+
+/** The URI of an export. Certificates are for the name of loopback, not for its number. */
+export function nbdUri(at: ListensAt, name: string, tls = false): string {
+  if (typeof at === 'string') return `nbd+unix:///${name}?socket=${encodeURI(at)}`;
+  const port = String(at);
   return tls ? `nbds://localhost:${port}/${name}` : `nbd://127.0.0.1:${port}/${name}`;
 }
 

@@ -12,7 +12,7 @@ import { tempDir } from '../support/temp-dir.ts';
 import { waitUntil } from '../support/wait-until.ts';
 
 const TINY = ['--rounds', '2', '--seconds', '0.2', '--size', '16M'];
-const CELLS = ['--cell', '4k-randread-qd8', '--cell', '256k-write-qd2-c2'];
+const CELLS = ['--cell', '4k-randread-qd8', '--cell', '256k-write-qd2-c2-unix'];
 
 /** Folders that the bench of process `pid` has on tmpfs. */
 const leftovers = (pid: number): string[] =>
@@ -27,7 +27,7 @@ it('measures two cells against nbdkit and writes the report', async () => {
   const result = JSON.parse(run.stdout) as BenchResult;
   expect(result.leftOut).toEqual([]);
   expect(result.servers.map(({ name }) => name)).toEqual(['repagent', 'nbdkit', 'null', 'file', 'loopback']);
-  expect(result.cells.map(({ id }) => id)).toEqual(['4k-randread-qd8', '256k-write-qd2-c2']);
+  expect(result.cells.map(({ id }) => id)).toEqual(['4k-randread-qd8', '256k-write-qd2-c2-unix']);
   expect(result.cells[0]!.servers.map(({ server, rounds }) => [server, rounds.length])).toEqual([
     ['repagent', 2],
     ['nbdkit', 2],

@@ -12,7 +12,7 @@ export const nullDisk: ServerKind = {
   describe: 'this server over a disk that reads zeroes and forgets writes: protocol and sockets alone',
   programs: {},
   versionArgs: [],
-  suits: (cell) => cell.chain === 0 && cell.workers === 0 && cell.cache === 'warm',
+  suits: (cell) => cell.chain === 0 && cell.workers === 0 && cell.cache === 'warm' && !cell.unix,
   start: async (bed) => {
     const script = fileURLToPath(new URL('../null-server.js', import.meta.url));
     const child = bed.children.start(process.execPath, [
@@ -50,6 +50,7 @@ export const loopback: ServerKind = {
     !cell.mirror &&
     cell.chain === 0 &&
     cell.workers === 0 &&
+    !cell.unix &&
     cell.cache === 'warm' &&
     cell.connections === 1,
   start: async () => {

@@ -6,10 +6,12 @@ import { cpuSecondsOf } from '../process-usage.ts';
 import {
   type Bed,
   freePort,
+  type ListensAt,
   nbdUri,
   onlyImage,
   type RunningServer,
   type ServerKind,
+  socketTarget,
   until,
   untilAccepts,
 } from '../server.ts';
@@ -25,8 +27,9 @@ export const nbdkit: ServerKind = {
   versionArgs: ['--version'],
   suits: (cell) => !cell.mirror,
   start: (bed) =>
-    listening(bed, 'nbdkit', (port, image) => [
-      ...['--foreground', '--exit-with-parent', '--ipaddr', LOOPBACK, '--port', String(port)],
+    listening(bed, 'nbdkit', (at, image) => [
+      ...['--foreground', '--exit-with-parent'],
+      ...(typeof at === 'string' ? ['--unix', at] : ['--ipaddr', LOOPBACK, '--port', String(at)]),
       ...(bed.tlsDir === undefined ? [] : ['--tls', 'require', `--tls-certificates=${bed.tlsDir}`]),
       ...Array.from({ length: bed.cell.chain }, () => '--filter=nofilter'),
       ...['file', image],
@@ -41,9 +44,10 @@ export const qemuNbd: ServerKind = {
   versionArgs: ['--version'],
   suits: (cell) => !cell.mirror && cell.chain === 0 && cell.workers === 0,
   start: (bed) =>
-    listening(bed, 'qemu-nbd', (port, image) => [
+    listening(bed, 'qemu-nbd', (at, image) => [
       ...['--format', 'raw', '--cache', 'writeback', '--discard', 'unmap', '--persistent', '--shared', '0'],
-      ...['--bind', LOOPBACK, '--port', String(port), '--export-name', 'disk'],
+      ...(typeof at === 'string' ? ['--socket', at] : ['--bind', LOOPBACK, '--port', String(at)]),
+      ...['--export-name', 'disk'],
       ...(bed.tlsDir === undefined
         ? []
         : [
@@ -69,14 +73,14 @@ export const nbdServer: ServerKind = {
 async function listening(
   bed: Bed,
   program: string,
-  args: (port: number, image: string) => readonly string[],
+  args: (at: ListensAt, image: string) => readonly string[],
 ): Promise<RunningServer> {
   const running: Array<{ readonly child: Child; readonly uri: string }> = [];
-  for (const image of bed.images(program)) {
-    const port = await freePort();
-    const child = bed.children.start(program, args(port, image));
-    await untilAccepts(program, { host: LOOPBACK, port }, child);
-    running.push({ child, uri: nbdUri(port, 'disk', bed.cell.tls) });
+  for (const [index, image] of bed.images(program).entries()) {
+    const at = bed.cell.unix ? bed.scratch(`${program}${index}.sock`) : await freePort();
+    const child = bed.children.start(program, args(at, image));
+    await untilAccepts(program, socketTarget(at), child);
+    running.push({ child, uri: nbdUri(at, 'disk', bed.cell.tls) });
   }
   return {
     pids: running.map(({ child }) => child.pid),
@@ -91,17 +95,20 @@ async function listening(
 async function startNbdServer(bed: Bed): Promise<RunningServer> {
   const port = await freePort();
   const [config, pidFile] = [bed.scratch('nbd-server.conf'), bed.scratch('nbd-server.pid')];
-  writeFileSync(config, nbdServerConfig(bed, port));
+  const socket = bed.scratch('nbd-server.sock');
+  writeFileSync(config, nbdServerConfig(bed, port, socket));
   const starter: Child = bed.children.start('nbd-server', ['-C', config, '-p', pidFile]);
   const exit = await starter.exited;
   if (exit.code !== 0) throw new OperationError(`nbd-server did not start: ${starter.tail()}`);
   await until('nbd-server writes its pid', async () => readPid(pidFile) !== undefined, DAEMON_TIMEOUT_MS);
   const pid = readPid(pidFile)!;
   const withdraw = bed.children.onKill(() => signal(pid, 'SIGKILL'));
-  await untilAccepts('nbd-server', { host: LOOPBACK, port }, { ...starter, hasExited: false });
+  // With a unix socket it listens there only.
+  const at = bed.cell.unix ? socket : port;
+  await untilAccepts('nbd-server', socketTarget(at), { ...starter, hasExited: false });
   return {
     pids: [pid],
-    uris: [nbdUri(port, 'disk', bed.cell.tls)],
+    uris: [nbdUri(at, 'disk', bed.cell.tls)],
     // The process of a connection hands its CPU time to the daemon when it ends.
     settle: async () => void cpuSecondsOf([pid]),
     stop: async () => {
@@ -114,13 +121,14 @@ async function startNbdServer(bed: Bed): Promise<RunningServer> {
   };
 }
 
-function nbdServerConfig(bed: Bed, port: number): string {
+function nbdServerConfig(bed: Bed, port: number, socket: string): string {
   const tls = bed.tlsDir;
   const tlsLines = ['cacertfile', 'certfile', 'keyfile'].map(
     (key, i) => `${key} = ${tls}/${['ca-cert', 'server-cert', 'server-key'][i]}.pem`,
   );
   const lines = [
     ...['[generic]', `listenaddr = ${LOOPBACK}`, `port = ${port}`],
+    ...(bed.cell.unix ? [`unixsock = ${socket}`] : []),
     ...(tls === undefined ? [] : [...tlsLines, 'force_tls = true']),
     ...[
       '[disk]',

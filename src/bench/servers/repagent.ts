@@ -53,14 +53,16 @@ async function startPlain(bed: Bed, name: string, workers: number): Promise<Runn
     PASS_THROUGH[i % PASS_THROUGH.length]!,
   ]);
   const images = bed.images(name);
+  const path = bed.cell.unix ? bed.scratch(`${name}.sock`) : undefined;
   const serve = await startRole(ownProgram(bed), 'serve', [
     ...images.map((image, i) => `${exportName(i)}=${image}`),
-    ...['--listen', '127.0.0.1:0', ...tls, ...filters.flat()],
+    ...['--listen', '127.0.0.1:0', ...(path === undefined ? [] : ['--listen', `unix:${path}`])],
+    ...[...tls, ...filters.flat()],
     ...(workers === 0 ? [] : ['--workers', String(workers)]),
   ]);
   return {
     pids: [serve.child.pid],
-    uris: images.map((_, i) => nbdUri(serve.port, exportName(i), bed.cell.tls)),
+    uris: images.map((_, i) => nbdUri(path ?? serve.port, exportName(i), bed.cell.tls)),
     stop: () => serve.child.stop(),
   };
 }

@@ -39,9 +39,9 @@ describe('cells', () => {
       '4k-randread-qd32-w2',
     ]);
     const all = { depth: 8, connections: 4, storage: 'disk', cache: 'cold', tls: true, chain: 3 } as const;
-    expect(cellId({ access: 'read', blockBytes: 2 ** 20, mirror: false, workers: 0, ...all })).toBe(
-      '1m-read-qd8-c4-disk-cold-tls-chain3',
-    );
+    expect(
+      cellId({ access: 'read', blockBytes: 2 ** 20, mirror: false, workers: 0, unix: false, ...all }),
+    ).toBe('1m-read-qd8-c4-disk-cold-tls-chain3');
   });
 
   test.each([
@@ -53,6 +53,7 @@ describe('cells', () => {
     '4k-randread-qd1-c4-c4',
     '4k-trim-qd1',
     '4k-randread-qd1-w1',
+    '4k-randread-qd1-tls-unix',
     '4k-randwrite-qd1-mirror-w2',
     '',
   ])('%s is no cell', (id) => {
