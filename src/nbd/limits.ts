@@ -68,6 +68,9 @@ export const KEEPALIVE_PROBES = 6;
 /** Time for a TCP peer to acknowledge what was sent, or to take any of it; as long as all probes of a silent one last. */
 export const TCP_USER_TIMEOUT_MS = KEEPALIVE_AFTER_MS + KEEPALIVE_INTERVAL_MS * KEEPALIVE_PROBES;
 
+/** What the kernel takes of us at a time for a unix socket: some large replies. It doubles that for its own needs. */
+export const UNIX_SEND_BYTES = MiB;
+
 /** Connections of one address, unless told otherwise: far more than clients with multi-conn open. */
 export const DEFAULT_MAX_CONNECTIONS_PER_ADDRESS = 512;
 

@@ -30,7 +30,7 @@ import {
 } from './limits.ts';
 import { type BoundAddress, formatAddress, type ListenAddress, listen } from './listen-address.ts';
 import { ServerTls, type TlsOptions } from './server-tls.ts';
-import { noticeDeadPeer, peerCredentials } from './socket-options.ts';
+import { noticeDeadPeer, peerCredentials, widenUnixSocket } from './socket-options.ts';
 
 export interface NbdServerOptions {
   /** The first is also the default export "". */
@@ -206,6 +206,7 @@ class RunningServer implements NbdServer {
     const fd = descriptorOf(socket);
     const credentials = address === undefined ? peerCredentials(fd) : undefined;
     stopLocalPacing(socket);
+    if (address === undefined) widenUnixSocket(fd);
     this.#open({ address, credentials, tls: undefined }, (handler) =>
       createSocketEngine(socket, handler, KEEPALIVE_AFTER_MS),
     );

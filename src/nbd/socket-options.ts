@@ -7,11 +7,13 @@ import {
   KEEPALIVE_INTERVAL_MS,
   KEEPALIVE_PROBES,
   TCP_USER_TIMEOUT_MS,
+  UNIX_SEND_BYTES,
 } from './limits.ts';
 
 // <sys/socket.h> and <netinet/tcp.h> of Linux.
 const SOL_SOCKET = 1;
 const SO_TYPE = 3;
+const SO_SNDBUF = 7;
 const SO_PEERCRED = 17;
 const SO_ACCEPTCONN = 30;
 const SO_DOMAIN = 39;
@@ -70,4 +72,22 @@ export function deadPeerTimers(fd: number, native: NativeCalls | undefined = loa
   return [TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_KEEPCNT, TCP_USER_TIMEOUT].map(
     (option) => native?.getSocketOption(fd, IPPROTO_TCP, option, 1)?.[0] ?? -1,
   );
+}
+
+/**
+ * Has the kernel take more of us at a time for a unix socket. By default that is less than one reply of 256 KiB, which
+ * then leaves in pieces, with a wake-up for each. TCP sockets grow by themselves, and are left alone; so is everything
+ * where the system allows no more (`net.core.wmem_max`).
+ */
+export function widenUnixSocket(
+  fd: number | undefined,
+  native: NativeCalls | undefined = loadNativeCalls(),
+): void {
+  if (fd === undefined || native?.getSocketOption(fd, SOL_SOCKET, SO_DOMAIN, 1)?.[0] !== AF_UNIX) return;
+  native.setSocketOption(fd, SOL_SOCKET, SO_SNDBUF, UNIX_SEND_BYTES);
+}
+
+/** What the kernel takes of a socket's owner at a time, bytes; 0 when it doesn't tell. */
+export function sendBufferBytes(fd: number, native: NativeCalls | undefined = loadNativeCalls()): number {
+  return native?.getSocketOption(fd, SOL_SOCKET, SO_SNDBUF, 1)?.[0] ?? 0;
 }

@@ -11,7 +11,7 @@ import {
 } from '../transport/socket-engine.ts';
 import type { ClientIdentity } from './client-identity.ts';
 import { KEEPALIVE_AFTER_MS } from './limits.ts';
-import { peerCredentials } from './socket-options.ts';
+import { peerCredentials, widenUnixSocket } from './socket-options.ts';
 
 export interface StdioClient {
   readonly client: ClientIdentity;
@@ -39,6 +39,7 @@ export function openStdio(inputFd = 0, outputFd = 1): StdioClient {
   // A unix socket has no address; a TCP socket whose peer is gone must not be taken for one.
   const isTcp = socket.localAddress !== undefined;
   const address = isTcp ? (socket.remoteAddress ?? 'gone') : undefined;
+  if (!isTcp) widenUnixSocket(inputFd);
   return {
     client: { address, credentials: isTcp ? undefined : peerCredentials(inputFd), tls: undefined },
     openEngine: (handler) => createSocketEngine(socket, handler, KEEPALIVE_AFTER_MS),

@@ -2,7 +2,13 @@
 import { connect, createServer, type Socket } from 'node:net';
 import { afterEach, describe, expect, it } from 'vitest';
 import { KiB } from '../../../src/base/limits.ts';
-import { deadPeerTimers, peerCredentials, socketKind } from '../../../src/nbd/socket-options.ts';
+import {
+  deadPeerTimers,
+  peerCredentials,
+  sendBufferBytes,
+  socketKind,
+  widenUnixSocket,
+} from '../../../src/nbd/socket-options.ts';
 import { congestionControl, descriptorOf } from '../../../src/transport/local-peer.ts';
 import { NbdRig } from '../../support/nbd-rig.ts';
 import { tempDir } from '../../support/temp-dir.ts';
@@ -49,6 +55,13 @@ describe('the other end', () => {
     expect(peerCredentials(ends.fd)).toBeUndefined();
   });
 
+  it('of a TCP socket has its buffer left alone', async () => {
+    await using ends = await pair('tcp');
+    const before = sendBufferBytes(ends.fd!);
+    widenUnixSocket(ends.fd);
+    expect(sendBufferBytes(ends.fd!)).toBe(before);
+  });
+
   it('is told apart by what it can do', async () => {
     await using ends = await pair('unix');
     expect([socketKind(ends.listener), socketKind(ends.fd!)]).toEqual(['listening', 'connected']);
@@ -65,6 +78,16 @@ describe('the server', () => {
     await rig.open();
     const line = rig.log.lines().find((one) => one.msg === 'NBD client connected');
     expect(line).toMatchObject({ ...own, peer: 'unix', export: 'disk' });
+  });
+
+  it('has room for large replies to a client of a unix socket', async () => {
+    const before = new Set(openSockets());
+    rig = await NbdRig.start(new SparseDevice(64 * KiB));
+    await rig.open();
+    const sizes = openSockets().flatMap((fd) => (before.has(fd) ? [] : [sendBufferBytes(fd)]));
+    // Our end alone; a system may allow less than we ask for, but doubles it.
+    expect(sizes).toHaveLength(2);
+    expect(Math.max(...sizes)).toBeGreaterThan(1.5 * Math.min(...sizes));
   });
 
   it('gives up on a TCP peer that is gone after two minutes', async () => {
