@@ -30,7 +30,7 @@ export const MAX_FRAME_PAYLOAD_BYTES = MAX_REQUEST_BYTES;
 export const MAX_NAME_BYTES = 255;
 
 /** Most volumes in one agent's report. */
-export const MAX_VOLUMES_PER_AGENT = 1024;
+export const MAX_VOLUMES_PER_AGENT = 2048;
 
 /** Most hubs that one agent replicates its volumes to. */
 export const MAX_HUBS_PER_AGENT = 8;

@@ -72,13 +72,20 @@ export class FileZero {
   async #zeroInPool(offset: number, length: number, mode: ZeroMode): Promise<void> {
     const startedAt = this.#budget.startInPool();
     const end = offset + length;
-    for (let at = offset; at < end; ) {
+    for (let at = mode === 'punch' ? await this.#firstData(offset, end) : offset; at < end; ) {
       // Chunks end at multiples of their size, so that only the range's own ends can be unaligned.
       const next = Math.min(end, (Math.floor(at / NATIVE_CHUNK_BYTES) + 1) * NATIVE_CHUNK_BYTES);
       if (!(await this.#zeroNatively(at, next - at, mode))) await this.#overwrite(at, next - at, mode);
       at = next;
     }
     this.#budget.finishInPool(startedAt, length);
+  }
+
+  /** Where in the range data begins, or may: there is nothing to give back, nor to make zero, before it. */
+  async #firstData(offset: number, end: number): Promise<number> {
+    const found = await this.#native?.seek(this.#fd, offset, 'data');
+    if (found === undefined) return offset;
+    return found === -1 ? end : Math.min(end, Math.max(offset, found));
   }
 
   /** @returns false when there is no native way for this range */

@@ -15,7 +15,7 @@ import { steadyUs } from '../base/steady-clock.ts';
 import type { NotedError } from '../base/sticky-error.ts';
 import type { BlockDevice } from '../blockdev/block-device.ts';
 import type { LinkTraffic, VerifyProgress, VerifyResult, VolumeStatus } from '../control/status.ts';
-import { FEATURE_PAIRING, type PackCodec } from '../repwire/constants.ts';
+import { FEATURE_PAIRING, FEATURE_WIDE_READS, type PackCodec } from '../repwire/constants.ts';
 import { AGENT_ID_BYTES } from './agent-id.ts';
 import { type BandwidthSchedule, UNLIMITED } from './bandwidth-schedule.ts';
 import { type CompressMode, compressionFeatures } from './compression.ts';
@@ -159,7 +159,8 @@ export class Agent {
           pingDeadMs: options.pingDeadMs ?? DEFAULT_PING_DEAD_MS,
           reportRetryMs: options.reportRetryMs ?? DEFAULT_REPORT_RETRY_MS,
           admitHub: (hubId) => this.#admitHub(hubId),
-          features: (options.state ? FEATURE_PAIRING : 0) + compressionFeatures(compress),
+          features:
+            (options.state ? FEATURE_PAIRING : 0) + FEATURE_WIDE_READS + compressionFeatures(compress),
           volumes: this.#volumes,
           stream: this.#stream,
           limiter: this.#limiter,

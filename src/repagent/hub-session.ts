@@ -7,6 +7,7 @@ import { MiB } from '../base/limits.ts';
 import type { Logger } from '../base/log.ts';
 import type { ResyncCause, ResyncReason } from '../base/resync-reason.ts';
 import type { VerifyProgress, VerifyResult } from '../control/status.ts';
+import { FEATURE_WIDE_READS, hasFlag } from '../repwire/constants.ts';
 import * as encode from '../repwire/encode.ts';
 import { FrameParser } from '../repwire/frame-parser.ts';
 import type { Ack, Hello, Recorded, RepMessage, StartProtect, VolumeError } from '../repwire/messages.ts';
@@ -312,7 +313,8 @@ export class HubSession implements ByteConsumer {
       onFault: this.#fault,
       logger: this.#logger,
     };
-    this.#remoteIo = new RemoteIo({ ...shared, stats, answer: (answer) => sender.answer(answer) });
+    const wideReads = isHello && hasFlag(message.features & this.#options.features, FEATURE_WIDE_READS);
+    this.#remoteIo = new RemoteIo({ ...shared, wideReads, stats, answer: (answer) => sender.answer(answer) });
     if (isHello) {
       this.#hashes = new HashResponder(shared);
       this.#greet(message);

@@ -2,9 +2,9 @@
 // must have been applied before its data is consistent: that number must never be too low.
 import { AssertionError } from '../base/assert.ts';
 import { type RetainedBytes, retainBytes, type Slab, sharedPool } from '../base/buffer-pool.ts';
-import { KiB } from '../base/limits.ts';
+import { KiB, MiB, SECTOR_BYTES } from '../base/limits.ts';
 import type { Logger } from '../base/log.ts';
-import { MAX_REMOTE_IO_BYTES } from '../repwire/constants.ts';
+import { LEAST_WIDE_ANSWER_BYTES, MAX_REMOTE_IO_BYTES, MAX_WIDE_READ_BYTES } from '../repwire/constants.ts';
 import * as encode from '../repwire/encode.ts';
 import type { RemoteIoRequest } from '../repwire/messages.ts';
 import type { MirrorStream } from './mirror-stream.ts';
@@ -16,6 +16,10 @@ import type { Answer } from './stream-sender.ts';
 import { TurnQueue } from './turn-queue.ts';
 
 const AT_ONCE = 16;
+
+/** What a wide read is answered with at most where there is data: known to begin soon, or not known. */
+const KNOWN_DATA_BYTES = LEAST_WIDE_ANSWER_BYTES;
+const UNKNOWN_BYTES = 2 * MiB;
 const ZEROES = Buffer.alloc(64 * KiB);
 
 export interface RemoteIoStats {
@@ -29,6 +33,8 @@ export interface RemoteIoStats {
 export interface RemoteIoOptions {
   readonly stream: MirrorStream;
   readonly window: RequestWindow;
+  /** A read may be of more than an answer can carry. */
+  readonly wideReads?: boolean;
   readonly pace: ResyncPace;
   readonly volumeOf: (id: bigint) => ProtectedVolume | undefined;
   readonly answer: (answer: Answer) => void;
@@ -43,6 +49,8 @@ interface Job {
   readonly volume: ProtectedVolume;
   readonly offset: number;
   readonly length: number;
+  /** It takes so much memory at most, bytes. */
+  readonly memoryBytes: number;
   /** What is to be written; undefined for a read. */
   readonly data: RetainedBytes | undefined;
 }
@@ -58,7 +66,7 @@ export class RemoteIo {
     this.#jobs = new TurnQueue<Job>({
       atOnce: AT_ONCE,
       pace: options.pace,
-      bytesOf: (job) => job.length,
+      bytesOf: (job) => job.memoryBytes,
       run: (job, turn) => (job.data ? this.#write(job, job.data, turn) : this.#read(job, turn)),
       onFault: options.onFault,
     });
@@ -68,11 +76,14 @@ export class RemoteIo {
   request(request: RemoteIoRequest): void {
     const { requestId, volumeId, isRead, data } = request;
     const volume = this.#options.volumeOf(volumeId);
-    const range = volume && checkedRange(request, volume.sizeBytes, MAX_REMOTE_IO_BYTES);
-    this.#options.window.take(range?.length ?? 0);
+    const maxBytes = isRead && this.#options.wideReads ? MAX_WIDE_READ_BYTES : MAX_REMOTE_IO_BYTES;
+    const range = volume && checkedRange(request, volume.sizeBytes, maxBytes);
+    const length = range?.length ?? 0;
+    const memoryBytes = length > MAX_REMOTE_IO_BYTES ? UNKNOWN_BYTES : length;
+    this.#options.window.take(memoryBytes);
     const fits = range && (isRead || (data.length === range.length && !volume.below.limits.readOnly));
     if (!fits || volume.isClosed) {
-      this.#refuse(request, range?.length ?? 0);
+      this.#refuse(request, memoryBytes);
       return;
     }
     this.#jobs.push({
@@ -80,6 +91,7 @@ export class RemoteIo {
       volumeId,
       volume,
       ...range,
+      memoryBytes,
       data: isRead ? undefined : retainBytes(data),
     });
   }
@@ -91,7 +103,7 @@ export class RemoteIo {
   }
 
   async #read(job: Job, turn: PaceTurn): Promise<void> {
-    const { volume, offset, length } = job;
+    const { volume, offset } = job;
     const followed = volume.untilFollowed();
     if (followed) {
       // What waits for the stream takes nobody's turn at the disk.
@@ -100,25 +112,40 @@ export class RemoteIo {
       if (!this.#stopped) this.#jobs.push(job);
       return;
     }
-    if (this.#options.stream.extensions && (await isHole(volume, offset, length))) {
+    const part = await this.#partOf(job);
+    if (part.isHole) {
       turn.end();
-      await settleRange(volume, offset, length);
-      if (!this.#stopped) this.#sendZeroes(job);
+      await settleRange(volume, offset, part.length);
+      if (!this.#stopped) this.#sendZeroes(job, part.length);
       return;
     }
     if (this.#stopped) return;
-    const slab = sharedPool.acquire(length);
+    const slab = sharedPool.acquire(part.length);
     try {
-      const data = slab.bytes.subarray(0, length);
+      const data = slab.bytes.subarray(0, part.length);
       const isRead = await this.#readInto(job, data, turn);
       turn.end();
-      if (isRead) await settleRange(volume, offset, length);
+      if (isRead) await settleRange(volume, offset, part.length);
       if (this.#stopped) return;
       if (isRead) this.#sendData(job, data, slab);
-      else this.#answer(job, -1, undefined, false);
+      else this.#answer(job, -1);
     } finally {
       slab.release();
     }
+  }
+
+  /** What of a read is answered: all of it, or of a wide one its start. */
+  async #partOf({
+    volume,
+    offset,
+    length,
+  }: Job): Promise<{ readonly isHole: boolean; readonly length: number }> {
+    const isWide = length > MAX_REMOTE_IO_BYTES;
+    const holeBytes = this.#options.stream.extensions ? await leadingHole(volume, offset, length) : undefined;
+    const least = isWide ? LEAST_WIDE_ANSWER_BYTES : length;
+    if (holeBytes !== undefined && holeBytes >= least) return { isHole: true, length: holeBytes };
+    if (!isWide) return { isHole: false, length };
+    return { isHole: false, length: holeBytes === undefined ? UNKNOWN_BYTES : KNOWN_DATA_BYTES };
   }
 
   async #readInto(job: Job, data: Buffer, turn: PaceTurn): Promise<boolean> {
@@ -145,49 +172,56 @@ export class RemoteIo {
     } finally {
       data.release();
     }
-    if (!this.#stopped) this.#answer(job, status, undefined, false);
+    if (!this.#stopped) this.#answer(job, status);
   }
 
   #sendData(job: Job, data: Buffer, slab: Slab): void {
     if (this.#options.stream.extensions && isAllZero(data)) {
-      this.#sendZeroes(job);
+      this.#sendZeroes(job, data.length);
       return;
     }
-    this.#countRead(job);
+    this.#countRead(job, data.length);
     slab.retain();
-    this.#answer(job, 0, data, false, slab);
+    this.#answer(job, 0, { bytes: data.length, data, slab });
   }
 
-  #sendZeroes(job: Job): void {
-    this.#countRead(job);
-    this.#answer(job, 0, undefined, true);
+  #sendZeroes(job: Job, bytes: number): void {
+    this.#countRead(job, bytes);
+    this.#answer(job, 0, { bytes, data: undefined, slab: undefined });
   }
 
-  #countRead(job: Job): void {
+  #countRead(job: Job, bytes: number): void {
     const { stats } = this.#options;
     stats.remoteReads += 1;
-    stats.remoteReadBytes += job.length;
-    job.volume.resyncs.read(job.length);
+    stats.remoteReadBytes += bytes;
+    job.volume.resyncs.read(bytes);
   }
 
-  #answer(job: Job, status: number, data: Buffer | undefined, allZero: boolean, slab?: Slab): void {
+  /** @param read what was read: so many bytes from the start of the range, zero without data */
+  #answer(
+    job: Job,
+    status: number,
+    read?: { readonly bytes: number; readonly data: Buffer | undefined; readonly slab: Slab | undefined },
+  ): void {
     const { stream, window, answer } = this.#options;
     const sequence = stream.extensions ? stream.sequence : 0;
+    const { data, slab } = read ?? {};
     const head = encode.encodeRemoteIoResponse(job.requestId, job.volumeId, status, data?.length ?? 0, {
       sequence,
-      allZero,
+      allZero: read !== undefined && data === undefined,
+      answeredBytes: read && read.bytes < job.length ? read.bytes : 0,
     });
     answer({
       head,
       data,
       over: () => {
         slab?.release();
-        window.give(job.length);
+        window.give(job.memoryBytes);
       },
     });
   }
 
-  #refuse(request: RemoteIoRequest, length: number): void {
+  #refuse(request: RemoteIoRequest, memoryBytes: number): void {
     const { window, answer, stats, logger } = this.#options;
     const { requestId, volumeId, offsetSectors, sizeSectors, isRead } = request;
     stats.remoteRefusals += 1;
@@ -199,7 +233,7 @@ export class RemoteIo {
       'refused a remote request of the hub: unknown volume, or not a range of it',
     );
     const head = encode.encodeRemoteIoResponse(requestId, volumeId, -1, 0, { sequence: 0, allZero: false });
-    answer({ head, data: undefined, over: () => window.give(length) });
+    answer({ head, data: undefined, over: () => window.give(memoryBytes) });
   }
 
   #logFailure(job: Job, what: string, error: unknown): void {
@@ -217,17 +251,25 @@ async function settleRange(volume: ProtectedVolume, offset: number, length: numb
   await volume.untilFollowed();
 }
 
-/** Whether there is nothing in the range, where the disk tells that for less than a read, which would fill its cache. */
-async function isHole(volume: ProtectedVolume, offset: number, length: number): Promise<boolean> {
+/**
+ * Bytes from the start of the range in which there is nothing, where the disk tells that for less than a read, which would
+ * fill its cache; undefined where it doesn't.
+ */
+async function leadingHole(
+  volume: ProtectedVolume,
+  offset: number,
+  length: number,
+): Promise<number | undefined> {
   const { below } = volume;
-  if (!below.limits.cheapExtents) return false;
+  if (!below.limits.cheapExtents) return undefined;
   try {
     const [first] = await below.extents(offset, length, 1);
-    return first?.zero === true && first.length >= length;
+    if (first?.zero !== true) return 0;
+    return Math.floor(Math.min(first.length, length) / SECTOR_BYTES) * SECTOR_BYTES;
   } catch (error) {
     // The read will say whether the disk is well.
     if (error instanceof AssertionError) throw error;
-    return false;
+    return undefined;
   }
 }
 

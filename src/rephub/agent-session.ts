@@ -329,6 +329,7 @@ export class AgentSession implements ReplicaLink {
     this.#host.introduced(this);
     this.#logger.info({ vm: this.vmName, id: this.agent.id }, 'an agent began');
     this.#packed.agree(message.features);
+    this.#pump.agree(message.features);
     this.#claims = hasFlag(message.features, FEATURE_PAIRING);
     if (!this.#claims) this.#starter.startAll();
   }

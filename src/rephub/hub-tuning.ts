@@ -1,6 +1,6 @@
 // Times and sizes of the hub that are no options of the command line: what they are, and what tests may make shorter.
 import { KiB, MiB, TiB } from '../base/limits.ts';
-import { FEATURE_BROTLI, FEATURE_PAIRING } from '../repwire/constants.ts';
+import { FEATURE_BROTLI, FEATURE_PAIRING, FEATURE_WIDE_READS } from '../repwire/constants.ts';
 import { DEFAULT_SYNC_TUNING, type SyncTuning } from './sync-engine.ts';
 
 export interface HubTuning {
@@ -58,7 +58,7 @@ export const DEFAULT_TUNING: HubTuning = {
 };
 
 /** What the hub can do, as its HELLO says it. */
-export const HUB_FEATURES = FEATURE_PAIRING + FEATURE_BROTLI;
+export const HUB_FEATURES = FEATURE_PAIRING + FEATURE_BROTLI + FEATURE_WIDE_READS;
 
 /** How often agents are told to expect a sign of life, ms. */
 export const DEFAULT_PING_INTERVAL_MS = 2000;

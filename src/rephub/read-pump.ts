@@ -1,5 +1,11 @@
 // Asks an agent for what its volumes' replicas lack, fairly among volumes, and gives the answers to them. So many
 // requests are on their way and no more, however slow the agent answers.
+import {
+  FEATURE_WIDE_READS,
+  hasFlag,
+  LEAST_WIDE_ANSWER_BYTES,
+  MAX_REMOTE_IO_BYTES,
+} from '../repwire/constants.ts';
 import type { RemoteIoResponse } from '../repwire/messages.ts';
 import { WireError } from '../wire/struct.ts';
 import { RequestTable } from './request-table.ts';
@@ -13,6 +19,8 @@ interface OpenRead {
 
 export class ReadPump {
   readonly #maxReads: number;
+  /** The agent may be asked for more than it can answer at once. */
+  #readsWide = false;
   readonly #ask: (requestId: number, volume: SessionVolume, read: SyncRead) => void;
   readonly #reads = new RequestTable<OpenRead>('REMOTE_IO_RES');
   /** Volumes that may have something to read, in the order in which it is their turn. */
@@ -25,6 +33,11 @@ export class ReadPump {
   constructor(maxReads: number, ask: (requestId: number, volume: SessionVolume, read: SyncRead) => void) {
     this.#maxReads = maxReads;
     this.#ask = ask;
+  }
+
+  /** The agent has said what it knows. @param features of its HELLO */
+  agree(features: number): void {
+    this.#readsWide = hasFlag(features, FEATURE_WIDE_READS);
   }
 
   /** There may be something to read, or to compare, that was not there before. */
@@ -45,7 +58,7 @@ export class ReadPump {
       const volume = this.#next();
       if (!volume) return;
       this.#hungry.delete(volume);
-      const read = volume.replica.reads.takeRead();
+      const read = volume.replica.reads.takeRead(this.#readsWide);
       if (!read) continue;
       this.#ask(this.#reads.add({ volume, read }), volume, read);
       // To the end of the row.
@@ -75,16 +88,24 @@ export class ReadPump {
     }
     if (message.status !== 0) {
       volume.replica.reads.readFailed(read);
-    } else if (message.allZero) {
-      volume.replica.reads.readArrived(read, null, message.sequence);
-    } else {
-      if (message.data.length !== read.length) {
-        throw new WireError(
-          `REMOTE_IO_RES ${message.requestId} has ${message.data.length} bytes, not ${read.length}`,
-        );
-      }
-      volume.replica.reads.readArrived(read, message.data, message.sequence);
+      return volume;
     }
+    const answeredBytes = answeredOf(message, read);
+    if (!message.allZero && message.data.length !== answeredBytes) {
+      throw new WireError(
+        `REMOTE_IO_RES ${message.requestId} has ${message.data.length} bytes, not ${answeredBytes}`,
+      );
+    }
+    const data = message.allZero ? null : message.data;
+    volume.replica.reads.readArrived(read, data, message.sequence, answeredBytes);
     return volume;
   }
+}
+
+/** How much of a read was answered, bytes. @throws WireError when that leads nowhere, or beyond it */
+function answeredOf({ requestId, answeredBytes }: RemoteIoResponse, { length }: SyncRead): number {
+  if (answeredBytes === 0) return length;
+  const isWide = length > MAX_REMOTE_IO_BYTES;
+  if (isWide && answeredBytes >= LEAST_WIDE_ANSWER_BYTES && answeredBytes <= length) return answeredBytes;
+  throw new WireError(`REMOTE_IO_RES ${requestId} answers ${answeredBytes} bytes of ${length}`);
 }

@@ -162,9 +162,10 @@ export class ReplicaContent {
    * The answer of a read.
    * @param data null when all of it is zero; lent until the `apply` that follows was answered
    * @param asOf the newest sequence that the data may contain
+   * @param answeredBytes so much of its start was answered
    */
-  storeRead(read: SyncRead, data: Buffer | null, asOf: number): void {
-    this.#engine.finishRead(read, asOf, data === null);
+  storeRead(read: SyncRead, data: Buffer | null, asOf: number, answeredBytes = read.length): void {
+    this.#engine.finishRead(read, asOf, data === null, answeredBytes);
     const lane = this.#lane;
     if (!lane) return;
     const zeroes = (offset: number, length: number): void => {

@@ -68,23 +68,28 @@ export class ReplicaReads {
     });
   }
 
-  /** Takes the next range to ask the agent for, if there is any now. */
-  takeRead(): SyncRead | undefined {
+  /**
+   * Takes the next range to ask the agent for, if there is any now.
+   * @param isWide it may answer the start of the range alone
+   */
+  takeRead(isWide: boolean): SyncRead | undefined {
     const { content, mayAsk } = this.#options;
-    return mayAsk() ? content.engine.takeRead() : undefined;
+    // What an undo log has to look through first is taken in small pieces: the stream waits for each.
+    return mayAsk() ? content.engine.takeRead(isWide && !content.point) : undefined;
   }
 
   /**
    * The agent answered a read.
    * @param data null when all of it is zero; lent until the `apply` that follows was answered
    * @param asOf the newest sequence that the data may contain
+   * @param answeredBytes so much of its start was answered
    */
-  readArrived(read: SyncRead, data: Buffer | null, asOf: number): void {
+  readArrived(read: SyncRead, data: Buffer | null, asOf: number, answeredBytes = read.length): void {
     if (read.dropped) return;
     const { content, meter, resyncs } = this.#options;
-    meter.add(read.length, performance.now());
-    resyncs.read(read.length);
-    content.storeRead(read, data, asOf);
+    meter.add(answeredBytes, performance.now());
+    resyncs.read(answeredBytes);
+    content.storeRead(read, data, asOf, answeredBytes);
   }
 
   /** The agent could not read. */

@@ -7,6 +7,7 @@
 import { assert } from '../base/assert.ts';
 import { Bitmap } from '../base/bitmap.ts';
 import { DIRTY_GRANULARITY_BYTES, KiB, MiB, SECTOR_BYTES } from '../base/limits.ts';
+import { MAX_WIDE_READ_BYTES } from '../repwire/constants.ts';
 import { type SectorRange, SyncRead } from './sync-read.ts';
 
 export interface SyncTuning {
@@ -16,6 +17,8 @@ export interface SyncTuning {
   readonly maxReadBytes: number;
   /** Largest read where the answers before were all zero, bytes; without it such reads are no larger. */
   readonly maxSparseReadBytes?: number;
+  /** The same where an answer may be of the start of a read alone; without it they are no larger. */
+  readonly maxWideReadBytes?: number;
   /** Most reads on their way. */
   readonly maxReads: number;
 }
@@ -24,8 +27,13 @@ export const DEFAULT_SYNC_TUNING: SyncTuning = {
   chunkBytes: DIRTY_GRANULARITY_BYTES,
   maxReadBytes: 256 * KiB,
   maxSparseReadBytes: 2 * MiB,
+  maxWideReadBytes: MAX_WIDE_READ_BYTES,
   maxReads: 8,
 };
+
+/** How many times larger the next read is while all that comes is zero. A wide one that was too large costs little. */
+const GROWTH = 2;
+const WIDE_GROWTH = 32;
 
 /** Digests on their way: as many as an agent computes at one time. */
 const MAX_COMPARES = 4;
@@ -46,8 +54,9 @@ export class SyncEngine {
   #compares: SectorRange[] = [];
   #reads: SyncRead[] = [];
   #cursor = 0;
-  /** Size of the next read: it doubles while all that comes is zero. */
+  /** Size of the next read: it grows while all that comes is zero. */
   #readBytes: number;
+  #isWide = false;
   #targetSequence = 0;
   #totalBytes = 0;
 
@@ -201,14 +210,16 @@ export class SyncEngine {
       this.#forgetCovered(offset, length);
   }
 
-  /** Takes the next range to ask for, or undefined: nothing to read at present, or enough on its way. */
-  takeRead(): SyncRead | undefined {
+  /**
+   * Takes the next range to ask for, or undefined: nothing to read at present, or enough on its way.
+   * @param isWide the answer may be of its start alone
+   */
+  takeRead(isWide = false): SyncRead | undefined {
+    this.#isWide = isWide;
     if (this.#reads.length >= this.#tuning.maxReads || this.#pending.count === 0) return undefined;
     let first = this.#pending.nextSet(this.#cursor);
     if (first === -1) first = this.#pending.nextSet(0);
-    const most = this.#careful.test(first) ? 1 : this.#readBytes / this.#tuning.chunkBytes;
-    let end = first + 1;
-    while (end < first + most && this.#pending.test(end) && !this.#careful.test(end)) end += 1;
+    const end = this.#endOfRead(first);
     this.#pending.clear(first, end);
     this.#cursor = end < this.#chunks ? end : 0;
     const offset = first * this.#tuning.chunkBytes;
@@ -221,12 +232,16 @@ export class SyncEngine {
    * The answer of `read` has come; the caller stores its fresh runs now, before any later change of the stream.
    * @param asOf the newest sequence that the data may contain
    * @param isZero all of it is zero: of a sparse disk larger ranges are asked for, as long as they are
+   * @param answeredBytes so much of its start was answered; the rest is asked for again
    */
-  finishRead(read: SyncRead, asOf: number, isZero = false): void {
+  finishRead(read: SyncRead, asOf: number, isZero = false, answeredBytes = read.length): void {
     this.#leave(read);
-    this.#sizeNextRead(read, isZero);
+    this.#sizeNextRead(read, isZero, answeredBytes);
     this.#targetSequence = Math.max(this.#targetSequence, asOf);
-    this.#careful.clear(...this.#chunksOf(read));
+    if (this.#careful.count > 0) this.#careful.clear(...this.#chunksOf(read));
+    if (answeredBytes === read.length) return;
+    // A chunk that became unread meanwhile was superseded as a whole, and is asked for already.
+    for (const run of read.shorten(answeredBytes)) this.#pending.set(...this.#chunksOf(run));
   }
 
   /** The agent could not read it: asked for again chunk by chunk, and a single chunk only after `retryDeferred`. */
@@ -286,11 +301,28 @@ export class SyncEngine {
     this.#unsure.clear(first, end);
   }
 
-  #sizeNextRead(read: SyncRead, isZero: boolean): void {
+  #endOfRead(first: number): number {
+    if (this.#careful.test(first)) return first + 1;
+    const bytes = Math.min(this.#readBytes, this.#maxSparseBytes);
+    const end = Math.min(this.#pending.nextClear(first), first + bytes / this.#tuning.chunkBytes);
+    const careful = this.#careful.count > 0 ? this.#careful.nextSet(first) : -1;
+    return careful === -1 ? end : Math.min(end, careful);
+  }
+
+  /** Largest read where all that comes is zero, bytes. */
+  get #maxSparseBytes(): number {
+    const { maxReadBytes, maxSparseReadBytes = maxReadBytes, maxWideReadBytes } = this.#tuning;
+    return this.#isWide ? (maxWideReadBytes ?? maxSparseReadBytes) : maxSparseReadBytes;
+  }
+
+  #sizeNextRead(read: SyncRead, isZero: boolean, answeredBytes: number): void {
     const { maxReadBytes, maxSparseReadBytes = maxReadBytes } = this.#tuning;
-    if (!isZero) this.#readBytes = maxReadBytes;
+    const isShort = answeredBytes < read.length;
+    if (!isZero || (isShort && answeredBytes < maxSparseReadBytes)) this.#readBytes = maxReadBytes;
+    else if (isShort) this.#readBytes = maxSparseReadBytes;
     // Of those that were asked for together only the first that has grown says anything new.
-    else if (read.length === this.#readBytes) this.#readBytes = Math.min(maxSparseReadBytes, read.length * 2);
+    else if (read.length === this.#readBytes)
+      this.#readBytes = Math.min(this.#maxSparseBytes, read.length * (this.#isWide ? WIDE_GROWTH : GROWTH));
   }
 
   #leave(read: SyncRead): void {
@@ -301,7 +333,7 @@ export class SyncEngine {
 
   #chunksOf(read: SectorRange): [number, number] {
     const { chunkBytes } = this.#tuning;
-    return [read.offset / chunkBytes, Math.ceil((read.offset + read.length) / chunkBytes)];
+    return [Math.floor(read.offset / chunkBytes), Math.ceil((read.offset + read.length) / chunkBytes)];
   }
 
   #bytesOfChunk(chunk: number): [offset: number, length: number] {

@@ -11,15 +11,26 @@ export interface SectorRange {
 
 export class SyncRead {
   readonly offset: number;
-  readonly length: number;
+  #length: number;
   readonly #superseded: Bitmap;
   #dropped = false;
 
   /** @param offset bytes @param length bytes; whole sectors */
   constructor(offset: number, length: number) {
     this.offset = offset;
-    this.length = length;
+    this.#length = length;
     this.#superseded = new Bitmap(length / SECTOR_BYTES);
+  }
+
+  get length(): number {
+    return this.#length;
+  }
+
+  /** Only `length` bytes of its start were answered. @returns what of the rest nothing superseded, as `freshRuns` does */
+  shorten(length: number): SectorRange[] {
+    const rest = [...this.freshRuns(length)];
+    this.#length = length;
+    return rest;
   }
 
   /** The range is to be read again by someone else: the answer means nothing any more. */
@@ -45,12 +56,13 @@ export class SyncRead {
     return this.#superseded.nextClear(from) >= from + length / SECTOR_BYTES;
   }
 
-  /** What the answer may set: runs in ascending order, as offsets on the volume. */
-  *freshRuns(): Generator<SectorRange> {
+  /** What the answer may set: runs in ascending order, as offsets on the volume. @param start where in the read, bytes */
+  *freshRuns(start = 0): Generator<SectorRange> {
     const bits = this.#superseded;
-    for (let from = bits.nextClear(0); from < bits.sizeBits; ) {
+    const end = this.length / SECTOR_BYTES;
+    for (let from = bits.nextClear(start / SECTOR_BYTES); from < end; ) {
       const next = bits.nextSet(from);
-      const to = next === -1 ? bits.sizeBits : next;
+      const to = next === -1 ? end : Math.min(next, end);
       yield { offset: this.offset + from * SECTOR_BYTES, length: (to - from) * SECTOR_BYTES };
       from = bits.nextClear(to);
     }

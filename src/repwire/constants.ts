@@ -1,5 +1,5 @@
 // The numbers of the agent-hub protocol, each once. Little-endian on the wire. RFC: from the 2012 proposal; OURS: this project's.
-import { MAX_FRAME_PAYLOAD_BYTES, MAX_NAME_BYTES, MAX_VOLUMES_PER_AGENT, MiB } from '../base/limits.ts';
+import { KiB, MAX_FRAME_PAYLOAD_BYTES, MAX_NAME_BYTES, MAX_VOLUMES_PER_AGENT, MiB } from '../base/limits.ts';
 
 /** Port on which a hub listens for agents. */
 export const DEFAULT_HUB_PORT = 9010;
@@ -60,6 +60,10 @@ export const MAX_EXTENTS_PER_FRAME = 4096;
 /** Largest range of one REMOTE_IO or HASH request, bytes. */
 export const MAX_REMOTE_IO_BYTES = 4 * MiB;
 
+/** Largest range of a wide read, and the least that a short answer of one covers unless that is all of it, bytes. */
+export const MAX_WIDE_READ_BYTES = 1024 * MiB;
+export const LEAST_WIDE_ANSWER_BYTES = 256 * KiB;
+
 /** Bytes of a digest: SHA-256. */
 export const DIGEST_BYTES = 32;
 
@@ -114,6 +118,9 @@ export const FEATURE_PAIRING = 1;
 
 /** Feature bit of HELLO: the hub can unpack brotli, the agent may pack with it. Another codec gets another bit. */
 export const FEATURE_BROTLI = 2;
+
+/** Feature bit of HELLO: REMOTE_IO_REQ may read more than an answer can carry, and be answered for its start alone. */
+export const FEATURE_WIDE_READS = 4;
 
 /** What PACKED may be packed with: the number that it carries, and the feature bit of each. */
 export const PACK_CODECS = {

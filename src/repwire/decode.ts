@@ -90,6 +90,7 @@ export function decodeMessage(id: number, head: Buffer, at: number, payload: Buf
         status: p.io_status,
         sequence: p.sequence,
         allZero,
+        answeredBytes: p.answered_sectors * SECTOR_BYTES,
         data: payload,
       };
     }

@@ -180,7 +180,12 @@ export function encodeRemoteIoResponse(
   volumeId: bigint,
   status: number,
   payloadBytes: number,
-  extension: { readonly sequence: number; readonly allZero: boolean },
+  extension: {
+    readonly sequence: number;
+    readonly allZero: boolean;
+    /** Of a wide read: bytes from its start that this answers; 0: all. */
+    readonly answeredBytes?: number;
+  },
 ): Buffer {
   return withParams(REP_CMD.REMOTE_IO_RES, payloadBytes, layouts.remoteIoRes, {
     req_id: requestId,
@@ -188,6 +193,7 @@ export function encodeRemoteIoResponse(
     volume_id: volumeId,
     sequence: extension.sequence,
     flags: extension.allZero ? RES_FLAG_ALL_ZERO : 0,
+    answered_sectors: (extension.answeredBytes ?? 0) / SECTOR_BYTES,
   });
 }
 

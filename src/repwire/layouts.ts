@@ -51,7 +51,8 @@ export const remoteIoRes = params('REMOTE_IO_RES', {
   volume_id: 'u64',
   sequence: 'size64',
   flags: 'u32',
-  reserved: padding(16),
+  answered_sectors: 'u32',
+  reserved: padding(12),
 });
 
 export const agentShutdown = params('AGENT_SHUTDOWN', { sequence: 'size64', reserved: padding(36) });

@@ -77,6 +77,8 @@ export interface RemoteIoResponse {
   readonly sequence: number;
   /** With HELLO: the range is all zero and `data` is empty. */
   readonly allZero: boolean;
+  /** Of a wide read: so much of its start is answered, bytes; 0: all of it. */
+  readonly answeredBytes: number;
   readonly data: Buffer;
 }
 

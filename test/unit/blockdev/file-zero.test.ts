@@ -45,11 +45,13 @@ describe('FileZero', () => {
       return code;
     };
     return {
+      // It can't tell.
+      seek: async () => undefined,
       fallocateSync: (_fd: number, mode: ZeroMode, offset: number, length: number) =>
         fallocate('in place', mode, offset, length),
       fallocate: async (_fd: number, mode: ZeroMode, offset: number, length: number) =>
         fallocate('pool', mode, offset, length),
-    } as NativeCalls;
+    } as Partial<NativeCalls> as NativeCalls;
   }
 
   function io(): FileIo {
@@ -100,6 +102,7 @@ describe('FileZero', () => {
   it('cuts a huge range into aligned pieces', async () => {
     const sizes: Array<[number, number]> = [];
     const counting = {
+      seek: async () => undefined,
       fallocate: async (_fd: number, _mode: ZeroMode, offset: number, length: number) => {
         sizes.push([offset, length]);
         return undefined;
@@ -161,6 +164,28 @@ describe('FileZero', () => {
       }),
     ).zero(0, 64 * KiB, 'punch');
     expectZeroed(0, 64 * KiB);
+  });
+
+  it('gives nothing back where there is nothing, and looks only once', async () => {
+    const seeks: number[] = [];
+    const zero = (found: number | undefined) => {
+      const calls = native(() => undefined);
+      calls.seek = async (_fd, offset) => {
+        seeks.push(offset);
+        return found;
+      };
+      return new FileZero({ fd, io: io(), native: calls });
+    };
+    const length = 2 * MiB;
+    await zero(-1).zero(0, length, 'punch');
+    await zero(MiB + length).zero(MiB, length, 'punch');
+    expect(calls).toEqual([]);
+    await zero(MiB + 512).zero(MiB, length, 'punch');
+    expect(calls).toEqual([{ way: 'pool punch', offset: MiB + 512, length: length - 512 }]);
+    expect(seeks).toEqual([0, MiB, MiB]);
+    // Space that is to be kept is taken where there is none.
+    await zero(-1).zero(0, length, 'zero');
+    expect([calls.length, seeks.length]).toEqual([2, 3]);
   });
 
   it('reports failures as what they are', async () => {

@@ -4,7 +4,7 @@ import { afterEach, describe, expect, it } from 'vitest';
 import { MemoryDevice } from '../../../src/blockdev/memory-device.ts';
 import type { Agent } from '../../../src/repagent/agent.ts';
 import { compressionFeatures } from '../../../src/repagent/compression.ts';
-import { FEATURE_BROTLI } from '../../../src/repwire/constants.ts';
+import { FEATURE_BROTLI, FEATURE_WIDE_READS } from '../../../src/repwire/constants.ts';
 import * as encode from '../../../src/repwire/encode.ts';
 import { FakeHub, type FakeHubOptions } from '../../support/fake-hub.ts';
 import { waitUntil } from '../../support/wait-until.ts';
@@ -67,7 +67,7 @@ describe('with a hub that knows the extensions', () => {
       const c = await h.started(1, 1);
       await c.expect('dirty');
       expect(a.status().link.compression).toBe(codec);
-      expect(c.of('hello')[0]!.features).toBe(compressionFeatures(compress));
+      expect(c.of('hello')[0]!.features).toBe(FEATURE_WIDE_READS + compressionFeatures(compress));
       void disk.write(0, text, false);
       const kind = compress === 'always' && codec ? 'packed' : 'protectedWrite';
       await c.expect(kind);

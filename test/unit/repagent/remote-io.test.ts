@@ -43,7 +43,10 @@ class HubSide {
   readonly pauses: string[] = [];
   isGone = false;
 
-  constructor(below: BlockDevice, options: { queueBytes?: number; extensions?: boolean } = {}) {
+  constructor(
+    below: BlockDevice,
+    options: { queueBytes?: number; extensions?: boolean; wideReads?: boolean } = {},
+  ) {
     this.rig = new VolumeRig(below, options.queueBytes);
     this.rig.connect(options.extensions ?? true);
     this.rig.ack();
@@ -61,7 +64,13 @@ class HubSide {
       logger: silentLogger,
     };
     const sender = this.rig.sender!;
-    this.remote = new RemoteIo({ ...shared, stats: this.stats, answer: (answer) => sender.answer(answer) });
+    const wideReads = options.wideReads ?? false;
+    this.remote = new RemoteIo({
+      ...shared,
+      wideReads,
+      stats: this.stats,
+      answer: (answer) => sender.answer(answer),
+    });
     this.hashes = new HashResponder(shared);
   }
 
@@ -321,6 +330,54 @@ describe('a remote read', () => {
     expect(await side.answers()).toEqual([]);
     // The window goes with the connection.
     side.isGone = true;
+  });
+});
+
+describe('a wide read', () => {
+  const wide = (device: BlockDevice): HubSide => new HubSide(device, { wideReads: true });
+
+  it('is answered for a hole as far as that reaches, or else for its start', async () => {
+    const device = new CountingDevice(new MemoryDevice({ sizeBytes: SIZE }));
+    side = wide(device);
+    const data = pattern(MiB, 1);
+    void side.rig.filter.write(8 * MiB, data, false);
+    side.read(1, 0, SIZE);
+    side.read(2, 8 * MiB, 8 * MiB);
+    side.read(3, 9 * MiB, 7 * MiB);
+    side.read(4, 8 * MiB - 4096, 8 * MiB);
+    const [hole, start, all, soon] = (await side.answers()).toSorted((a, b) => a.requestId - b.requestId);
+    expect(hole).toMatchObject({ status: 0, sequence: 2, allZero: true, answeredBytes: 8 * MiB });
+    expect(start).toMatchObject({ status: 0, sequence: 2, allZero: false, answeredBytes: 256 * KiB });
+    expect(start!.data).toEqual(data.subarray(0, 256 * KiB));
+    expect(all).toMatchObject({ status: 0, allZero: true, answeredBytes: 0 });
+    // A hole that is too small to bring the hub on.
+    expect(soon).toMatchObject({ allZero: false, answeredBytes: 256 * KiB });
+    expect(soon!.data.subarray(4096)).toEqual(data.subarray(0, 256 * KiB - 4096));
+    expect(device.reads.toSorted((a, b) => a - b)).toEqual([8 * MiB - 4096, 8 * MiB]);
+    expect(side.stats).toMatchObject({ remoteReads: 4, remoteReadBytes: 15 * MiB + 512 * KiB });
+  });
+
+  it('takes no more memory than one that is not', async () => {
+    const device = new HeldDevice(new Untold());
+    side = wide(device);
+    for (let id = 0; id < 8; id += 1) side.read(id, 0, SIZE);
+    await side.rig.turns(20);
+    expect(side.window.bytes).toBe(8 * 2 * MiB);
+    expect(device.lines()).toEqual(Array.from({ length: 8 }, () => `read 0+${2 * MiB}`));
+    await device.releaseAll();
+    const answers = await side.answers();
+    expect(answers.map(({ allZero, answeredBytes }) => [allZero, answeredBytes])).toEqual(
+      Array.from({ length: 8 }, () => [true, 2 * MiB]),
+    );
+  });
+
+  it('is refused to a hub that does not know of them', async () => {
+    side.read(1, 0, SIZE);
+    side.read(2, 0, 4 * MiB);
+    expect(await side.answers()).toMatchObject([
+      { requestId: 1, status: -1 },
+      { requestId: 2, status: 0, allZero: true, answeredBytes: 0 },
+    ]);
   });
 });
 

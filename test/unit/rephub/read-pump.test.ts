@@ -1,8 +1,11 @@
 // Asking an agent for what its volumes lack: in turn, and at a cost that goes by what is asked, not by how many volumes wait.
-import { describe, expect, test } from 'vitest';
+import { describe, expect, test, vi } from 'vitest';
+import { KiB, MiB } from '../../../src/base/limits.ts';
 import { ReadPump } from '../../../src/rephub/read-pump.ts';
 import type { SessionVolume } from '../../../src/rephub/session-volume.ts';
 import { SyncRead } from '../../../src/rephub/sync-read.ts';
+import { FEATURE_WIDE_READS } from '../../../src/repwire/constants.ts';
+import type { RemoteIoResponse } from '../../../src/repwire/messages.ts';
 
 const READ_BYTES = 65_536;
 
@@ -34,6 +37,7 @@ function pumpOf(volumes: number, readsOfEach: number, atOnce = 4) {
       status: 0,
       sequence: 0,
       allZero: true,
+      answeredBytes: 0,
       data: Buffer.alloc(0),
     });
     // As the replica does once the answer was stored.
@@ -58,6 +62,33 @@ describe('ReadPump', () => {
     expect(asked.map(({ volumeId }) => volumeId)).toEqual([0n, 1n]);
     for (let at = 0; at < asked.length; at += 1) answer(asked[at]!);
     expect(asked.map(({ volumeId }) => volumeId)).toEqual([0n, 1n, 2n, 0n, 1n, 2n]);
+  });
+
+  test('takes a short answer to a wide read alone, and no one that leads nowhere', () => {
+    const arrived: number[] = [];
+    const open = (length: number) => {
+      const asked: number[] = [];
+      const pump = new ReadPump(1, (requestId) => asked.push(requestId));
+      pump.agree(FEATURE_WIDE_READS);
+      const takeRead = vi.fn(() => new SyncRead(0, length));
+      const readArrived = (_read: SyncRead, _data: null, _asOf: number, bytes: number) => arrived.push(bytes);
+      const volume = { id: 1n, replica: { reads: { takeRead, readArrived } } } as unknown as SessionVolume;
+      pump.wake(volume);
+      pump.pump(() => {});
+      expect(takeRead).toHaveBeenCalledWith(true);
+      return (answeredBytes: number) =>
+        pump.answered({
+          ...{ kind: 'remoteIoResponse', requestId: asked[0]!, volumeId: 1n, status: 0, sequence: 0 },
+          ...{ allZero: true, answeredBytes, data: Buffer.alloc(0) },
+        } as RemoteIoResponse);
+    };
+    open(8 * MiB)(256 * KiB);
+    open(8 * MiB)(0);
+    open(MiB)(0);
+    expect(arrived).toEqual([256 * KiB, 8 * MiB, MiB]);
+    expect(() => open(8 * MiB)(256 * KiB - 512)).toThrow('answers 261632 bytes of 8388608');
+    expect(() => open(8 * MiB)(9 * MiB)).toThrow('answers 9437184 bytes of 8388608');
+    expect(() => open(MiB)(512 * KiB)).toThrow('answers 524288 bytes of 1048576');
   });
 
   test('does as much for a read whether ten volumes wait or a hundred', () => {

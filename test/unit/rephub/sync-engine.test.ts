@@ -8,6 +8,12 @@ import type { SyncRead } from '../../../src/rephub/sync-read.ts';
 const SECTOR = 512;
 const CHUNK = 2 * SECTOR;
 const TUNING = { chunkBytes: CHUNK, maxReadBytes: 4 * CHUNK, maxReads: 3 };
+const WIDE_TUNING = {
+  ...TUNING,
+  maxReadBytes: CHUNK,
+  maxSparseReadBytes: 2 * CHUNK,
+  maxWideReadBytes: 16 * CHUNK,
+};
 
 /** Every write gives its sectors a version of their own, so that any mixture shows. */
 type Disk = number[];
@@ -28,6 +34,8 @@ interface ReadInTransit {
 /** An agent and the wire. Its dirty map is exact, sector by sector: it forgives the hub nothing. */
 class World {
   readonly sectors: number;
+  /** Answers may be of the start of what was asked for alone. */
+  readonly isWide: boolean;
   readonly engine: SyncEngine;
   readonly disk: Disk;
   readonly replica: Disk;
@@ -41,12 +49,14 @@ class World {
   received = 0;
   awaitingDirty = false;
   checks = 0;
+  shortAnswers = 0;
 
-  constructor(sectors: number) {
+  constructor(sectors: number, isWide: boolean) {
     this.sectors = sectors;
+    this.isWide = isWide;
     this.disk = Array.from({ length: sectors }, (_, i) => -1 - i);
     this.replica = Array.from({ length: sectors }, () => 0);
-    this.engine = new SyncEngine(sectors * SECTOR, TUNING);
+    this.engine = new SyncEngine(sectors * SECTOR, isWide ? WIDE_TUNING : TUNING);
     this.engine.restart();
   }
 
@@ -105,7 +115,7 @@ class World {
 
   takeRead(): void {
     if (this.awaitingDirty) return;
-    const read = this.engine.takeRead();
+    const read = this.engine.takeRead(this.isWide);
     if (read) this.#reads.push({ read });
   }
 
@@ -130,7 +140,12 @@ class World {
       this.engine.failRead(one.read);
       return;
     }
-    this.engine.finishRead(one.read, one.readAt!);
+    const { length } = one.read;
+    // Whether all of it is zero only says how much is asked for next.
+    const isShort = this.isWide && which % 3 > 0 && length > CHUNK;
+    const answeredBytes = isShort ? Math.min(length, CHUNK + (which % 7) * SECTOR) : length;
+    this.shortAnswers += answeredBytes < length ? 1 : 0;
+    this.engine.finishRead(one.read, one.readAt!, this.isWide && which % 5 > 0, answeredBytes);
     for (const run of one.read.freshRuns()) {
       for (let at = run.offset; at < run.offset + run.length; at += SECTOR) {
         this.replica[at / SECTOR] = one.data![(at - one.read.offset) / SECTOR]!;
@@ -249,15 +264,19 @@ const OPS = [
 ] as const;
 
 describe('SyncEngine against a model', () => {
-  it('is the disk at the stream position whenever it is complete, and gets there', () => {
+  it.each([
+    ['is the disk at the stream position whenever it is complete, and gets there', false],
+    ['is so too where answers are of the start of what was asked for alone', true],
+  ])('%s', (_, isWide) => {
     let checks = 0;
+    let shortAnswers = 0;
     const step = fc.record({ op: fc.constantFrom(...OPS), a: fc.nat(1000), b: fc.nat(1000) });
     fc.assert(
       fc.property(
         fc.integer({ min: 1, max: 23 }),
         fc.array(step, { maxLength: 200, size: 'max' }),
         (sectors, steps) => {
-          const world = new World(sectors);
+          const world = new World(sectors, isWide);
           for (const { op, a, b } of steps) {
             const first = a % sectors;
             const count = 1 + (b % (sectors - first));
@@ -272,12 +291,14 @@ describe('SyncEngine against a model', () => {
           }
           world.settle();
           checks += world.checks;
+          shortAnswers += world.shortAnswers;
         },
       ),
-      { numRuns: 500 },
+      { numRuns: isWide ? 250 : 500 },
     );
+    expect(shortAnswers > 50).toBe(isWide);
     // The rule was really looked at, not only at the end.
-    expect(checks).toBeGreaterThan(5000);
+    expect(checks).toBeGreaterThan(isWide ? 2500 : 5000);
   });
 });
 
@@ -313,6 +334,51 @@ describe('SyncEngine', () => {
     pair.restart();
     for (const read of [pair.takeRead()!, pair.takeRead()!]) pair.finishRead(read, 0, true);
     expect(pair.takeRead()!.length).toBe(8 * CHUNK);
+  });
+
+  it('asks for an empty disk in a few reads, however large it is, where an answer may be short', () => {
+    const reads = [1, 1000].map((gib) => {
+      const engine = new SyncEngine(gib * 2 ** 30);
+      engine.restart();
+      let count = 0;
+      for (let read = engine.takeRead(true); read; read = engine.takeRead(true)) {
+        engine.finishRead(read, 0, true);
+        count += 1;
+      }
+      expect(engine.isComplete).toBe(true);
+      return count;
+    });
+    expect(reads).toEqual([4, 1003]);
+  });
+
+  it('asks again for what was not answered, and for less of it once there is data', () => {
+    const tuning = { ...TUNING, maxReads: 1, maxSparseReadBytes: 8 * CHUNK, maxWideReadBytes: 64 * CHUNK };
+    const engine = new SyncEngine(1000 * CHUNK, tuning);
+    engine.restart();
+    engine.finishRead(engine.takeRead(true)!, 0, true);
+    const wide = engine.takeRead(true)!;
+    expect([wide.offset / CHUNK, wide.length / CHUNK]).toEqual([4, 64]);
+    // A write comes meanwhile, and a range that has to be read anew.
+    engine.mutated(60 * CHUNK, 2 * CHUNK);
+    engine.markUnread(30 * CHUNK, CHUNK);
+    engine.finishRead(wide, 0, true, 20 * CHUNK + SECTOR);
+    expect([...wide.freshRuns()]).toEqual([{ offset: 4 * CHUNK, length: 20 * CHUNK + SECTOR }]);
+    // From the chunk that was answered in part to the end, but for what the stream brought.
+    expect(engine.remainingBytes / CHUNK).toBe(1000 - 24 - 2);
+    expect(engine.isUnread(60 * CHUNK, 2 * CHUNK)).toBe(false);
+    const rest = Array.from({ length: 3 }, () => {
+      const read = engine.takeRead(true)!;
+      engine.finishRead(read, 0);
+      return [read.offset / CHUNK, read.length / CHUNK];
+    });
+    expect(rest[0]).toEqual([68, 8]);
+    expect(rest.slice(1)).toEqual([
+      [76, 4],
+      [80, 4],
+    ]);
+    // An agent that answers all at once is asked for no more than it can.
+    for (let at = 0; at < 20; at += 1) engine.finishRead(engine.takeRead()!, 0, true);
+    expect(engine.takeRead()!.length).toBe(8 * CHUNK);
   });
 
   it('reads no more at a time of zeroes than of data, unless told otherwise', () => {

@@ -123,14 +123,17 @@ const SAMPLES = {
       sequence,
       data: bytes(fc.nat(3)),
       how: fc.constantFrom('data', 'zero', 'failed'),
+      answeredSectors: fc.nat({ max: 2 ** 21 }),
     })
-    .map(({ requestId: id, volumeId, sequence: at, data, how }): Sample => {
+    .map(({ requestId: id, volumeId, sequence: at, data, how, answeredSectors }): Sample => {
+      const answeredBytes = answeredSectors * 512;
       const payload = how === 'data' ? data : EMPTY;
       const allZero = how === 'zero';
       const status = how === 'failed' ? -1 : 0;
       const head = encode.encodeRemoteIoResponse(id, volumeId, status, payload.length, {
         sequence: at,
         allZero,
+        answeredBytes,
       });
       return {
         frame: Buffer.concat([head, payload]),
@@ -141,6 +144,7 @@ const SAMPLES = {
           status,
           sequence: at,
           allZero,
+          answeredBytes,
           data: payload,
         },
       };
