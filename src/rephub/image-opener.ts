@@ -31,7 +31,7 @@ export function fileImages(logger: Logger): ImageOpener {
     identify,
     look,
     open: async (path, size) => new ImageStore(await openImage(path, size, logger)),
-    undoPlace,
+    undoPlace: (file) => undoPlace(file),
   };
 }
 

@@ -3,7 +3,7 @@
 import fs from 'node:fs/promises';
 import path from 'node:path';
 import { errorCode } from '../base/errors.ts';
-import { systemFiles } from '../base/small-files.ts';
+import { type FileCalls, systemFiles } from '../base/small-files.ts';
 
 export interface UndoFile {
   readonly sizeBytes: number;
@@ -31,21 +31,36 @@ export interface UndoPlace {
   setAside(): Promise<void>;
 }
 
+/** The calls, as the system has them: nothing is durable unless a sync says so. */
+export interface UndoCalls extends Pick<FileCalls, 'sync' | 'rename' | 'remove' | 'makeFolder'> {
+  /**
+   * Opens a file to read and write.
+   * @param isNew made for its owner alone, or emptied; else it must be there
+   * @throws Error with `code`, ENOENT when it is not
+   */
+  open(file: string, isNew: boolean): Promise<UndoFile>;
+}
+
+const systemCalls: UndoCalls = {
+  ...systemFiles,
+  open: (file, isNew) => openFile(file, isNew ? 'w+' : 'r+'),
+};
+
 /** @param file its folder is created when a log is first kept */
-export function undoPlace(file: string): UndoPlace {
+export function undoPlace(file: string, calls = systemCalls): UndoPlace {
   const folder = path.dirname(file);
   return {
     path: file,
     open: async () => {
       let opened: UndoFile;
       try {
-        opened = await openFile(file, 'r+');
+        opened = await calls.open(file, false);
       } catch (error) {
         if (errorCode(error) === 'ENOENT') return undefined;
         throw error;
       }
       try {
-        await systemFiles.sync(folder);
+        await calls.sync(folder);
         return opened;
       } catch (error) {
         await opened.close();
@@ -53,31 +68,35 @@ export function undoPlace(file: string): UndoPlace {
       }
     },
     create: async (content) => {
-      await systemFiles.makeFolder(folder);
+      await calls.makeFolder(folder);
       const draft = `${file}.new`;
+      let created: UndoFile | undefined;
       try {
-        await fs.writeFile(draft, content, { mode: 0o600, flush: true });
-        await fs.rename(draft, file);
-        await systemFiles.sync(folder);
-        return await openFile(file, 'r+');
+        created = await calls.open(draft, true);
+        await created.write(0, content);
+        await created.sync();
+        await calls.rename(draft, file);
+        await calls.sync(folder);
+        return created;
       } catch (error) {
-        await systemFiles.remove(draft).catch(() => undefined);
+        await created?.close().catch(() => undefined);
+        await calls.remove(draft).catch(() => undefined);
         throw error;
       }
     },
     remove: async () => {
-      await systemFiles.remove(file);
-      await systemFiles.sync(folder);
+      await calls.remove(file);
+      await calls.sync(folder);
     },
     setAside: async () => {
-      await fs.rename(file, `${file}.old`);
-      await systemFiles.sync(folder);
+      await calls.rename(file, `${file}.old`);
+      await calls.sync(folder);
     },
   };
 }
 
 async function openFile(file: string, flags: string): Promise<UndoFile> {
-  const handle = await fs.open(file, flags);
+  const handle = await fs.open(file, flags, 0o600);
   let sizeBytes = (await handle.stat()).size;
   return {
     get sizeBytes() {

@@ -170,10 +170,11 @@ export class UndoLog {
   }
 
   async #setState(state: UndoState, reason: string): Promise<void> {
-    await this.#file.write(STATE_OFFSET, encodeState(this.head.id, state, reason));
-    await this.#file.sync();
+    // At once: a write that fails may have got there all the same.
     this.#state = state;
     this.#reason = reason;
+    await this.#file.write(STATE_OFFSET, encodeState(this.head.id, state, reason));
+    await this.#file.sync();
   }
 
   async #protectRange(mutation: Mutation, offset: number, length: number): Promise<void> {

@@ -110,7 +110,8 @@ export class UndoStore implements ReplicaStore {
 
   async commit(settled?: RecoveryPoint | null): Promise<void> {
     const committing = this.#inner.commit();
-    this.#committing = committing.catch(() => undefined);
+    committing.catch(() => undefined);
+    this.#committing = committing;
     if (settled === undefined) return committing;
     const done = this.#settle(settled, committing);
     this.#settling = { point: settled, done };
@@ -207,7 +208,7 @@ export class UndoStore implements ReplicaStore {
     const { image, volumeName, maxBytes, whenFull, note, logger } = this.#options;
     const about = { image, volumeName, sizeBytes: this.sizeBytes };
     const off = maxBytes === 0 ? 'switched off (--undo-bytes 0)' : undefined;
-    // What is not kept is left as it is on the disk: it has to be there.
+    // What is not kept is left as it is on the disk: it has to be there. After a commit that failed nothing tells.
     if (off === undefined) {
       await this.#committing;
       await this.#inner.commit();

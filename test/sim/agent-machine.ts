@@ -90,6 +90,7 @@ export class AgentMachine {
     for (const volume of world.volumes) {
       volume.disk.owner = host;
       volume.truth = new VolumeTruth(volume.disk);
+      volume.truths.push(volume.truth);
       volume.agents = undefined;
       volume.isFollowed = false;
       volume.waiting = 0;

@@ -5,11 +5,15 @@
 import { Bitmap } from '../../src/base/bitmap.ts';
 import { examineSidecar, isBelievable } from '../../src/repagent/sidecar-finding.ts';
 import { BITS_OFFSET, newestHead } from '../../src/repagent/sidecar-head.ts';
+import { decodeRecord } from '../../src/rephub/replica-record.ts';
 import { judge } from '../../src/rephub/verdict.ts';
 import type { Claim } from '../../src/repwire/messages.ts';
 import type { AgentMachine } from './agent-machine.ts';
+import { recordPath } from './hub-machine.ts';
 import type { WorldVolume } from './rules.ts';
 import { SECTOR } from './sectors.ts';
+import type { SimDisk } from './sim-disk.ts';
+import type { SimFiles } from './sim-files.ts';
 import { lookOf } from './sim-images.ts';
 import type { World } from './world.ts';
 
@@ -100,6 +104,25 @@ export class CrashRule {
     return undefined;
   }
 
+  /** @returns what both sides would never learn, if the hub's machine held this when both go on */
+  hiddenFrom(volume: WorldVolume, files: SimFiles, replica: SimDisk): string | undefined {
+    const { agents } = this.#world;
+    const { agentId } = agents;
+    if (!agents.isKeeping || !agentId) return undefined;
+    const text = files.peek(recordPath(volume.name));
+    const record = text === undefined ? undefined : (decodeRecord(text) ?? 'damaged');
+    const image = lookOf(replica);
+    for (const found of this.#look(volume).found) {
+      if (!found.claim.isBelieved) continue;
+      if (judge({ record, image, agentId: agentId.toString('hex'), claim: found.claim }).kind !== 'recall')
+        continue;
+      const isPowerCut = found !== this.#look(volume).found[0];
+      const sector = this.#uncovered(volume, found.bits, isPowerCut, replica);
+      if (sector !== -1) return `and nobody would know that sector ${sector} holds ${replica.now[sector]}`;
+    }
+    return undefined;
+  }
+
   /** Looks anew only at what has changed: most events change nothing that is kept. */
   #look(volume: WorldVolume): Look {
     const { agents, hubs } = this.#world;
@@ -145,10 +168,9 @@ export class CrashRule {
   }
 
   /** The first sector in which the two may differ and that the map doesn't have, or -1. */
-  #uncovered({ disk, image }: WorldVolume, bits: Bitmap, isPowerCut: boolean): number {
+  #uncovered({ disk, image }: WorldVolume, bits: Bitmap, isPowerCut: boolean, replica = image.disk): number {
     const chunkSectors = this.#world.agents.keeping.granularityBytes! / SECTOR;
     const { now, durable } = disk;
-    const replica = image.disk;
     for (let i = 0; i < now.length; i += 1) {
       const tag = now[i];
       const mayGoBack = isPowerCut || disk.isForgotten(i);

@@ -2,13 +2,24 @@
 import { silentLogger } from '../../src/base/log.ts';
 import { type Hub, startHub } from '../../src/rephub/hub.ts';
 import { decodeRecord, type ReplicaRecord } from '../../src/rephub/replica-record.ts';
+import { undoPlace } from '../../src/rephub/undo-file.ts';
 import { Host } from './clock.ts';
 import { HUB_PORT } from './network.ts';
+import type { UndoKeeping } from './recover-rule.ts';
 import { SimFiles } from './sim-files.ts';
 import { SimImages } from './sim-images.ts';
 import type { World } from './world.ts';
 
 const STATE_DIR = '/state';
+
+/** As the product calls them. */
+export function recordPath(volumeName: string): string {
+  return `${STATE_DIR}/replicas/${volumeName}%record`;
+}
+
+export function undoPath(volumeName: string): string {
+  return `${STATE_DIR}/replicas/${volumeName}%undo`;
+}
 
 /** After a start that failed the next one follows, ms. */
 const RESTART_MS = 500;
@@ -17,6 +28,8 @@ export class HubMachine {
   /** Whether records outlive the process. */
   readonly isKeeping: boolean;
   readonly files: SimFiles;
+  /** How undo logs are kept; undefined: none are. */
+  undo: UndoKeeping | undefined;
   host = new Host('hub');
   hub: Hub | undefined;
   readonly #images: SimImages;
@@ -29,16 +42,19 @@ export class HubMachine {
     this.#world = world;
     this.isKeeping = isKeeping;
     const { clock, options, volumes } = world;
-    this.files = new SimFiles(clock, options.random);
+    const files = new SimFiles(clock, options.random);
+    this.files = files;
     this.#images = new SimImages(
       new Map(volumes.map(({ name, image }) => [name, image])),
       options.bug?.wrapStore,
+      options.undo && ((file) => undoPlace(file, files)),
     );
+    this.undo = options.undo;
   }
 
   /** What a hub may find of a volume that starts now, or after a power failure. */
   recordsOf(volumeName: string): Array<ReplicaRecord | 'damaged' | undefined> {
-    return this.files.possible(`${STATE_DIR}/replicas/${volumeName}%record`).map((text) => {
+    return this.files.possible(recordPath(volumeName)).map((text) => {
       if (text === undefined) return undefined;
       const known = this.#decoded.get(text);
       if (known) return known;
@@ -69,6 +85,7 @@ export class HubMachine {
         logger: silentLogger,
         hubName: 'hub',
         images: this.#images,
+        undo: this.undo,
         createServer: world.net.serverOf(host),
         tuning: { sync: world.options.sync },
       }).then(
@@ -112,6 +129,7 @@ export class HubMachine {
     if (!world.pass(30_000, () => isClosed)) world.fail('the hub did not close within 30 s');
     world.lastTurns();
     host.isAlive = false;
+    this.files.processDied();
   }
 
   /** Kills the process, or the whole machine. */
@@ -129,5 +147,6 @@ export class HubMachine {
       else volume.image.disk.processDied();
     }
     if (isPowerCut) this.files.powerCut();
+    else this.files.processDied();
   }
 }

@@ -87,11 +87,13 @@ export class LifeOfMemory {
     const { files } = this.#life.world.hubs;
     files.failCode = this.#life.pick(['EIO', 'ENOSPC']);
     files.failCalls = 1 + this.#life.int(4);
+    files.failsBlocksOnly = false;
   }
 
   heal(): void {
     const { agents, hubs } = this.#life.world;
     hubs.files.failCalls = 0;
+    hubs.files.isFull = false;
     agents.files.failCalls = 0;
     for (const map of agents.maps.values()) Object.assign(map, { failWrites: 0, failSyncs: 0 });
   }

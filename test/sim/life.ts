@@ -5,6 +5,7 @@ import { seededRandom } from '../../src/filter/random.ts';
 import type { Bug } from './bugs.ts';
 import { burst, narrow, reread } from './guest-storms.ts';
 import { LifeOfMemory } from './life-of-memory.ts';
+import { fullUndo, makeRoom, undoFault, undoOf } from './life-of-undo.ts';
 import type { Beginnings } from './memory-watch.ts';
 import type { WorldVolume } from './rules.ts';
 import { replaceImage, swapImage } from './tampering.ts';
@@ -72,6 +73,8 @@ function liveNow({ seed, steps = 50, bug }: LifeOptions): LifeResult {
       exact: int(5) === 0,
     },
     hubKeeps: int(6) > 0,
+    undo: undoOf(seed),
+    seed,
     bug,
   });
   try {
@@ -125,7 +128,7 @@ export class Life {
   }
 
   step(): void {
-    const kind = this.pick(WEIGHTED);
+    const kind = this.pick(this.world.options.undo ? WEIGHTED_WITH_UNDO : WEIGHTED);
     this.world.tell(`step ${kind}`);
     STEP[kind](this);
     this.pause();
@@ -248,6 +251,7 @@ export class Life {
       disk.slowMs = Math.min(disk.slowMs, 0.3);
     }
     this.memory.heal();
+    makeRoom(world);
     if (world.volumes.some(({ disk }) => disk.isSuspect)) {
       world.stopAgent();
       world.startAgent();
@@ -395,9 +399,11 @@ const STEP = {
   mapFault: (life: Life) => life.memory.mapFault(),
   recordFault: (life: Life) => life.memory.recordFault(),
   operator: (life: Life) => life.world.chooseAgents(),
+  undoFault,
+  fullUndo,
 } satisfies Record<string, (life: Life) => unknown>;
 
-const WEIGHTS: Record<keyof typeof STEP, number> = {
+const WEIGHTS: Partial<Record<keyof typeof STEP, number>> = {
   guests: 40,
   burst: 4,
   narrow: 3,
@@ -429,6 +435,11 @@ const WEIGHTS: Record<keyof typeof STEP, number> = {
   recordFault: 2,
   operator: 3,
 };
-const WEIGHTED = Object.entries(WEIGHTS).flatMap(([kind, weight]) =>
-  Array.from({ length: weight }, () => kind as keyof typeof STEP),
-);
+const WEIGHTED = weighted(WEIGHTS);
+const WEIGHTED_WITH_UNDO = weighted({ ...WEIGHTS, undoFault: 3, fullUndo: 2 });
+
+function weighted(weights: typeof WEIGHTS): Array<keyof typeof STEP> {
+  return Object.entries(weights).flatMap(([kind, weight]) =>
+    Array.from({ length: weight }, () => kind as keyof typeof STEP),
+  );
+}

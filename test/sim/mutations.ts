@@ -19,7 +19,7 @@ import { SyncRead } from '../../src/rephub/sync-read.ts';
 import { around, type Bug, both, gets, without } from './bugs.ts';
 
 /** A store that does all but one thing right. */
-class WrongStore implements ReplicaStore {
+export class WrongStore implements ReplicaStore {
   protected readonly below: ReplicaStore;
 
   constructor(below: ReplicaStore) {

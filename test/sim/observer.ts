@@ -59,9 +59,9 @@ export function observe(clock: Clock, watcher: Watcher): () => void {
     watcher.named(clock.host!, owner as ProtectedVolume, sequence);
     return sequence;
   };
-  memory.begin = function (agent, vmName, sizeBytes, claim) {
+  memory.begin = function (agent, vmName, sizeBytes, claim, ...rest) {
     if (claim) claims.set(this, claim);
-    return begin.call(this, agent, vmName, sizeBytes, claim);
+    return begin.call(this, agent, vmName, sizeBytes, claim, ...rest);
   };
   replica.attach = function (link, vmName, how) {
     const result = attach.call(this, link, vmName, how);

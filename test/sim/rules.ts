@@ -17,7 +17,9 @@ export interface WorldVolume {
   /** As the agent and the hub have it. */
   agents: ProtectedVolume | undefined;
   replica: Replica | undefined;
+  /** Of the present life of the agent, and of all of its lives. */
   truth: VolumeTruth;
+  readonly truths: VolumeTruth[];
   /** Requests of guests that have no answer. */
   waiting: number;
   /** Failures that guests saw in this life. */
@@ -64,6 +66,7 @@ export function newVolume(name: string, disk: SimDisk, image: SimImage): WorldVo
     agents: undefined,
     replica: undefined,
     truth,
+    truths: [],
     waiting: 0,
     failures: 0,
     isReplaced: false,
@@ -106,7 +109,7 @@ export function silentDifference(volume: WorldVolume, looks: Looks): string | un
 export function notAPrefix(volume: WorldVolume, looks: Looks): string | undefined {
   const { replica, truth, image, looked } = volume;
   if (replica?.state !== 'protected' || !volume.isFollowed || volume.isReplaced) return undefined;
-  // Between two positions; or the next one waits for the record, which is too old for it.
+  // Between two positions; or the next one waits for the record, which is too old for it, or for what it overwrites to be kept.
   if (image.isAppending || !replica.content.isIdle) return undefined;
   const sequence = replica.receivedSequence;
   const { version, now } = image.disk;

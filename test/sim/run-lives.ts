@@ -17,6 +17,7 @@ export async function runLives(what: string, seeds: readonly number[]): Promise<
   const startedAt = performance.now();
   const sum: Sum = {
     ...{ prefix: 0, acks: 0, silent: 0, crashes: 0, overflows: 0, protections: 0 },
+    ...{ recovers: 0, refusals: 0, putBack: 0, exactPoints: 0, told: 0 },
     ...{ recall: 0, exact: 0, compare: 0, new: 0, refused: 0 },
     ...{ events: 0, virtualMs: 0 },
   };
@@ -31,6 +32,7 @@ export async function runLives(what: string, seeds: readonly number[]): Promise<
   console.log(
     `sim: ${what}: ${seeds.length} lives, ${hours} h of virtual time, ${sum.events} events in ${seconds} s; ` +
       `looked at prefixes ${sum.prefix} times, at acknowledged data ${sum.acks}, for silent differences ${sum.silent}, at what a crash would hide ${sum.crashes}; ` +
+      `let the image be put back ${sum.recovers} times (${sum.putBack} times overwritten, ${sum.exactPoints} times exactly, ${sum.refusals} refusals), held ${sum.told} of these against the status; ` +
       `protected ${sum.protections} times, ${sum.overflows} overflows; ` +
       `began anew ${sum.new} times, recalled ${sum.recall} (${sum.exact} after power failures), compared ${sum.compare}, refused ${sum.refused}`,
   );
@@ -44,6 +46,9 @@ export async function runLives(what: string, seeds: readonly number[]): Promise<
   expect(sum.recall).toBeGreaterThan(seeds.length / 2);
   expect(sum.compare).toBeGreaterThan(seeds.length / 5);
   expect(sum.refused).toBeGreaterThan(seeds.length / 20);
+  expect(sum.putBack).toBeGreaterThan(seeds.length);
+  expect(sum.exactPoints).toBeGreaterThan(seeds.length);
+  expect(sum.told).toBeGreaterThan(seeds.length / 2);
 }
 
 /** So many seeds from `first` on. */

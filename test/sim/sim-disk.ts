@@ -171,6 +171,23 @@ export class SimDisk implements BlockDevice {
     await this.flush();
   }
 
+  /** The same disk, as somebody would find it whose calls take no time. What is done to it is not done to this one. */
+  apart(random: () => number): SimDisk {
+    const apart = new SimDisk(this.#clock, random, this.sizeBytes, 0);
+    apart.now.set(this.now);
+    apart.durable.set(this.durable);
+    apart.flushMs = 0;
+    apart.identity = this.identity;
+    apart.isEmpty = this.isEmpty;
+    apart.changedAtMs = this.changedAtMs;
+    apart.durableChangedAtMs = this.durableChangedAtMs;
+    apart.#changes = this.#changes.map((change) => ({ ...change }));
+    apart.#nextTorn = this.#nextTorn;
+    for (const [torn, tag] of this.tornBy) apart.tornBy.set(torn, tag);
+    for (const sector of this.#forgotten) apart.#forgotten.add(sector);
+    return apart;
+  }
+
   /** The process that used it was killed: what the kernel had in hand happened, in part, or never will. */
   processDied(): void {
     for (const change of this.#changes) {

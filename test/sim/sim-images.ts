@@ -7,6 +7,7 @@ import type { ImageOpener } from '../../src/rephub/image-opener.ts';
 import { ImageStore } from '../../src/rephub/image-store.ts';
 import type { ImageLook } from '../../src/rephub/replica-record.ts';
 import type { ReplicaStore } from '../../src/rephub/replica-store.ts';
+import type { UndoPlace } from '../../src/rephub/undo-file.ts';
 import type { SimDisk } from './sim-disk.ts';
 
 export class SimImage {
@@ -40,11 +41,20 @@ export type WrapStore = (store: ReplicaStore) => ReplicaStore;
 export class SimImages implements ImageOpener {
   readonly #images: ReadonlyMap<string, SimImage>;
   readonly #wrap: WrapStore;
+  readonly undoPlace?: (file: string) => UndoPlace;
 
-  /** @param wrap puts something between the hub and its stores: a bug that has to be found */
-  constructor(images: ReadonlyMap<string, SimImage>, wrap: WrapStore = (store) => store) {
+  /**
+   * @param wrap puts something between the hub and its stores: a bug that has to be found
+   * @param undoPlace where undo logs are kept; without it none are
+   */
+  constructor(
+    images: ReadonlyMap<string, SimImage>,
+    wrap: WrapStore = (store) => store,
+    undoPlace?: (file: string) => UndoPlace,
+  ) {
     this.#images = images;
     this.#wrap = wrap;
+    if (undoPlace) this.undoPlace = undoPlace;
   }
 
   async identify(path: string): Promise<string | undefined> {

@@ -80,6 +80,7 @@ export function restoreHub(world: World, copy: MachineCopy, what: 'records' | 'i
       volume.image.disk.replace(image.tags, image.changedAtMs);
       world.imageReplaced(volume);
     }
+    world.recovers.tampered(volume);
     world.memory.tampered(
       volume,
       `the hub's ${what} are those of before`,

@@ -12,6 +12,10 @@ interface Entry {
 export class VolumeTruth {
   readonly #disk: SimDisk;
   readonly #entries: Entry[] = [];
+  /** As the life began. */
+  readonly #first: Int32Array;
+  /** What was asked for last of `contentAt`. */
+  #content: { readonly sequence: number; readonly tags: Int32Array; readonly next: number } | undefined;
   /** The disk as the stream's newest position has it. */
   readonly #told: Int32Array;
   /** The disk at two positions that only move forward. */
@@ -25,6 +29,7 @@ export class VolumeTruth {
   /** A life of the agent begins. */
   constructor(disk: SimDisk) {
     this.#disk = disk;
+    this.#first = disk.now.slice();
     this.#told = disk.now.slice();
     this.#past = disk.now.slice();
     this.#acked = disk.now.slice();
@@ -59,6 +64,26 @@ export class VolumeTruth {
     return this.#past[sector]!;
   }
 
+  /** What the disk held at any position, which must have been told. */
+  contentAt(sequence: number): Int32Array {
+    if (this.#content?.sequence !== sequence) {
+      const tags = this.#first.slice();
+      this.#content = { sequence, tags, next: this.#advance(tags, 0, sequence) };
+    }
+    return this.#content.tags;
+  }
+
+  /** @returns the first sector in which a disk has neither what it had at `sequence` nor anything newer, or -1 */
+  olderThan(sequence: number, { now, tornBy }: SimDisk): number {
+    const content = this.contentAt(sequence);
+    const { next } = this.#content!;
+    for (let i = 0; i < now.length; i += 1) {
+      const tag = now[i]!;
+      if (tag !== content[i] && !this.#heldSince(i, tornBy.get(tag) ?? tag, next)) return i;
+    }
+    return -1;
+  }
+
   /** The image was replaced: what was acknowledged up to here is void. */
   forgetAcked(sequence: number): void {
     this.#ackedFloor = sequence;
@@ -77,15 +102,16 @@ export class VolumeTruth {
     for (let i = 0; i < durable.length; i += 1) {
       const tag = durable[i]!;
       // Half of something newer is no more than it.
-      if (tag !== this.#acked[i] && !this.#heldSince(i, tornBy.get(tag) ?? tag)) return i;
+      if (tag === this.#acked[i]) continue;
+      const newer = tornBy.get(tag) ?? tag;
+      if (this.#disk.now[i] !== newer && !this.#heldSince(i, newer, this.#ackedNext)) return i;
     }
     return -1;
   }
 
-  /** Whether the sector held that at some time since the acknowledged position. */
-  #heldSince(sector: number, tag: number): boolean {
-    if (this.#disk.now[sector] === tag) return true;
-    for (let e = this.#ackedNext; e < this.#entries.length; e += 1) {
+  /** Whether the sector held that at the position of that entry, or later. */
+  #heldSince(sector: number, tag: number, entry: number): boolean {
+    for (let e = entry; e < this.#entries.length; e += 1) {
       const { sectors, tags } = this.#entries[e]!;
       const at = sectors.indexOf(sector);
       if (at !== -1 && tags[at] === tag) return true;

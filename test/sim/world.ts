@@ -19,6 +19,7 @@ import { HubMachine } from './hub-machine.ts';
 import { MemoryWatch } from './memory-watch.ts';
 import { Network } from './network.ts';
 import { observe } from './observer.ts';
+import { RecoverRule, type UndoKeeping } from './recover-rule.ts';
 import {
   ackedLost,
   contractBroken,
@@ -46,6 +47,10 @@ export interface WorldOptions {
   readonly agentKeeps: AgentKeeping;
   /** Whether the hub keeps records. */
   readonly hubKeeps: boolean;
+  /** How it keeps undo logs; undefined: it keeps none. */
+  readonly undo?: UndoKeeping | undefined;
+  /** For what must not change the life. */
+  readonly seed: number;
   readonly bug?: Bug | undefined;
 }
 
@@ -55,7 +60,10 @@ export class World {
   readonly net: Network;
   readonly volumes: WorldVolume[] = [];
   /** How often each rule was looked at. */
-  readonly looks = { prefix: 0, acks: 0, silent: 0, crashes: 0, overflows: 0, protections: 0 };
+  readonly looks = {
+    ...{ prefix: 0, acks: 0, silent: 0, crashes: 0, overflows: 0, protections: 0 },
+    ...{ recovers: 0, refusals: 0, putBack: 0, exactPoints: 0, told: 0 },
+  };
   /** The first thing that was wrong. */
   wrong: string | undefined;
   readonly agents: AgentMachine;
@@ -64,6 +72,7 @@ export class World {
   readonly #undo: Array<() => void> = [];
   readonly #slabs: SlabCount;
   readonly #crash = new CrashRule(this);
+  readonly recovers: RecoverRule;
   #wasKilled = false;
   #trace = 0;
   #lines: string[] = [];
@@ -93,6 +102,7 @@ export class World {
       this.volumes.push(newVolume(name, disk, image));
     }
     this.memory = new MemoryWatch(this);
+    this.recovers = new RecoverRule(this, this.#crash, options.seed);
     this.agents = new AgentMachine(this, options.agentKeeps);
     this.hubs = new HubMachine(this, options.hubKeeps);
     this.#slabs = new SlabCount();
@@ -181,11 +191,13 @@ export class World {
 
   stopHub(): void {
     this.hubs.stop();
+    this.#lookBack();
   }
 
   crashHub(isPowerCut: boolean, isReset: boolean): void {
     this.#wasKilled = true;
     this.hubs.crash(isPowerCut, isReset);
+    this.#lookBack();
   }
 
   startAgent(): void {
@@ -212,6 +224,7 @@ export class World {
   imageReplaced(volume: WorldVolume): void {
     this.#hubEpoch = 0n;
     volume.isReplaced = true;
+    this.recovers.tampered(volume);
     volume.truth.forgetAcked(this.agent?.stats.sequence ?? 0);
   }
 
@@ -267,7 +280,8 @@ export class World {
         (isAgent && isHub ? notAPrefix(volume, this.looks) : undefined) ??
         (isAgent && isHub ? settledEarly(volume) : undefined) ??
         ackedLost(volume, isAgent, isHub, this.looks) ??
-        this.#crash.hidden(volume);
+        this.#crash.hidden(volume) ??
+        this.recovers.sample(volume);
       if (wrong !== undefined) this.fail(`${volume.name}: ${wrong}`);
     }
   }
@@ -328,6 +342,15 @@ export class World {
     this.pass(5);
   }
 
+  /** The hub is gone: what could be put back now? */
+  #lookBack(): void {
+    for (const volume of this.volumes) {
+      if (this.wrong !== undefined) return;
+      const wrong = this.recovers.look(volume, 'kill');
+      if (wrong !== undefined) this.fail(`${volume.name}: ${wrong}`);
+    }
+  }
+
   #own(host: Host, agents: ProtectedVolume): WorldVolume | undefined {
     if (host !== this.agentHost || !host.isAlive) return undefined;
     const volume = this.volumes.find(({ name }) => name === agents.name);
@@ -345,13 +368,20 @@ export class World {
     if (!volume) return;
     volume.replica = replica;
     volume.isFollowed = this.#isOfThisLife(replica);
+    const life = this.#lifeOf(replica);
+    const truth = life === undefined ? undefined : volume.truths[life - 1];
+    if (truth) this.recovers.attached(volume, truth);
     this.tell(`attached ${volume.name}, ${volume.isFollowed ? 'this' : 'an earlier'} life`);
     this.memory.attached(volume, how, claim);
   }
 
-  #isOfThisLife(replica: Replica): boolean {
+  #lifeOf(replica: Replica): number | undefined {
     const epoch = replica.link?.agent?.epoch;
-    return epoch !== undefined && this.#epochs.get(epoch) === this.agents.life;
+    return epoch === undefined ? undefined : this.#epochs.get(epoch);
+  }
+
+  #isOfThisLife(replica: Replica): boolean {
+    return this.#lifeOf(replica) === this.agents.life;
   }
 
   #queued(host: Host, stream: MirrorStream): void {
@@ -367,7 +397,9 @@ export class World {
     volume.seen = state;
     this.tell(`${volume.name} is ${state}`);
     this.note(5, state.length);
-    if (state === 'protected') this.looks.protections += 1;
+    if (state !== 'protected') return;
+    this.looks.protections += 1;
+    this.recovers.settled(volume);
   }
 
   #uncaught(error: unknown): void {

@@ -168,6 +168,8 @@ describe('an undo log without room', () => {
     await store.append([write(0, 5)], POINT);
     place.syncFaults = 1;
     await expect(store.append([write(20, 20)], POINT)).rejects.toThrow('input/output error');
+    // Whoever looks now may find that already.
+    expect([store.undo.state, store.fateOf(POINT)]).toEqual(['givenUp', 'left']);
     await store.close();
     const again = await open();
     expect(again.undo.state).toBe('givenUp');
@@ -356,6 +358,25 @@ describe('a point that is settled', () => {
     ]);
     await store.append([write(4, 2)], POINT);
     expect(store.undo).toEqual({ state: 'none' });
+  });
+
+  it('gets no log after it could not be made durable: what the disk has then nobody knows', async () => {
+    const { place, inner, open } = setUp();
+    const store = await open();
+    const end = gate(inner);
+    const { commit } = inner;
+    let commits = 0;
+    inner.commit = async () => {
+      commits += 1;
+      await commit();
+      if (commits === 1) throw new Error('input/output error');
+    };
+    const committing = store.commit();
+    const appending = store.append([write(0, 2)], POINT);
+    end();
+    await expect(committing).rejects.toThrow('input/output error');
+    await expect(appending).rejects.toThrow('input/output error');
+    expect([commits, inner.writes, place.bytes]).toEqual([1, 0, undefined]);
   });
 
   it('takes the log of an earlier point with it', async () => {
