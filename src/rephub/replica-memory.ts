@@ -331,11 +331,11 @@ export class ReplicaMemory {
 
   /** @throws OperationError */
   async #keepUndo(logId: string | null): Promise<void> {
-    this.#undoId = logId;
-    if (!this.#current) return;
     // What was overwritten is a state of the volume again: that one, whatever there was before.
     const point = logId === null ? this.#settling : undefined;
-    await this.#update((now) => ({ ...now!, ...(point && { point }), undoId: logId }));
+    if (this.#current) await this.#update((now) => ({ ...now!, ...(point && { point }), undoId: logId }));
+    // Not before that is recorded, which is what `recover` goes by.
+    this.#undoId = this.#current ? null : logId;
   }
 
   get #current(): ReplicaRecord | undefined {

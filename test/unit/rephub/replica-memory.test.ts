@@ -277,6 +277,23 @@ describe('the last state of a volume', () => {
     expect((await kept()).point).toEqual({ ...EARLIER, isExact: false });
   });
 
+  test('is not noted to be gone where that could not be recorded', async () => {
+    const place = memoryRecord();
+    const { save } = place;
+    const memory = await emptyMemory({ place });
+    await begin(memory, claim(7n, 1));
+    place.save = () => Promise.reject(new Error('no space'));
+    await expect(memory.undoNote.keep('none')).rejects.toThrow('no space');
+    expect(memory.undoNote.logId).toBe(null);
+    place.save = save;
+    await memory.undoNote.keep('log');
+    place.save = () => Promise.reject(new Error('no space'));
+    await expect(memory.undoNote.keep(null)).rejects.toThrow('no space');
+    expect(memory.undoNote.logId).toBe('log');
+    place.save = save;
+    await memory.close(true);
+  });
+
   test('is what a recovery said, when the image was put back while the hub did not have it', async () => {
     const { memory, kept } = await closedBefore();
     await begin(memory, await next(memory, kept));
