@@ -116,6 +116,7 @@ export const QUICK_CELLS: readonly Cell[] = [
   { ...PLAIN, access: 'read', blockBytes: 256 * KiB, depth: 8, tls: true },
   { ...PLAIN, access: 'randread', blockBytes: 4 * KiB, depth: 32, chain: 6 },
   { ...PLAIN, access: 'randread', blockBytes: 4 * KiB, depth: 32, workers: 2 },
+  { ...PLAIN, access: 'read', blockBytes: 256 * KiB, depth: 8, unix: true },
 ];
 
 /** The basic loads through TLS. */

@@ -32,13 +32,15 @@ function summaryTable(result: BenchResult): Table {
   const floors = new Set(result.servers.filter(({ role }) => role === 'floor').map(({ name }) => name));
   return {
     title: 'repagent against',
-    head: ['server', 'cells', 'geometric mean', 'worst cell', ''],
-    rows: result.summary.map(({ server, mirror, cells, geometricMean, worst }) => [
+    head: ['server', 'cells', 'geometric mean', 'worst cell', '', 'slower by more than the spread in'],
+    rows: result.summary.map(({ server, mirror, cells, geometricMean, worst, slower }) => [
       `${server}${floors.has(server) ? ' (floor)' : ''}${mirror ? ' (mirroring)' : ''}`,
       String(cells),
       factor(geometricMean),
       factor(worst.ratio),
       worst.id,
+      // Of a floor everything is slower.
+      floors.has(server) ? '' : slower.map(({ id }) => id).join(', ') || 'none',
     ]),
   };
 }

@@ -87,10 +87,19 @@ export interface PeerSummary {
   readonly mirror: boolean;
   readonly cells: number;
   readonly geometricMean: number;
-  readonly worst: { readonly id: string; readonly ratio: number };
+  readonly worst: CellRatio;
+  /** Where ours was slower by more than the rounds of both lie apart. */
+  readonly slower: readonly CellRatio[];
+}
+
+export interface CellRatio {
+  readonly id: string;
+  /** How many times as fast ours was. */
+  readonly ratio: number;
 }
 
 const GIB = 2 ** 30;
+const SUBJECT = 'repagent';
 
 /** @param rounds at least one */
 export function cellFigures(server: string, rounds: readonly Round[]): CellFigures {
@@ -120,10 +129,21 @@ export function cellFigures(server: string, rounds: readonly Round[]): CellFigur
 }
 
 /** How many times as fast as `server` ours was; undefined when one of them was not in the cell. */
-export function ratioTo(result: CellResult, server: string, subject = 'repagent'): number | undefined {
+export function ratioTo(result: CellResult, server: string, subject = SUBJECT): number | undefined {
   const ours = result.servers.find((one) => one.server === subject);
   const theirs = result.servers.find((one) => one.server === server);
   return ours && theirs ? ours.iops / theirs.iops : undefined;
+}
+
+/** Whether ours was slower by more than half of what lies between the rounds of either together. */
+function isSlower(result: CellResult, server: string): boolean {
+  const ratio = ratioTo(result, server);
+  const spreads = result.servers.filter((one) => one.server === server || one.server === SUBJECT);
+  return ratio !== undefined && 1 - ratio > spreads.reduce((sum, one) => sum + one.spread / 2, 0);
+}
+
+function ratioOf({ id, ratio }: CellRatio): CellRatio {
+  return { id, ratio };
 }
 
 /** One line for each other server, and for cells with and without mirroring apart. */
@@ -133,7 +153,7 @@ export function summarize(cells: readonly CellResult[], servers: readonly Server
     for (const mirror of [false, true]) {
       const ratios = cells.flatMap((result) => {
         const ratio = result.cell.mirror === mirror ? ratioTo(result, name) : undefined;
-        return ratio === undefined ? [] : [{ id: cellId(result.cell), ratio }];
+        return ratio === undefined ? [] : [{ id: cellId(result.cell), ratio, result }];
       });
       const [first] = ratios;
       if (first === undefined) continue;
@@ -142,7 +162,8 @@ export function summarize(cells: readonly CellResult[], servers: readonly Server
         mirror,
         cells: ratios.length,
         geometricMean: geometricMean(ratios.map(({ ratio }) => ratio)),
-        worst: ratios.reduce((worst, one) => (one.ratio < worst.ratio ? one : worst), first),
+        worst: ratioOf(ratios.reduce((worst, one) => (one.ratio < worst.ratio ? one : worst), first)),
+        slower: ratios.filter((one) => isSlower(one.result, name)).map(ratioOf),
       });
     }
   }

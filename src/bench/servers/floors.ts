@@ -30,7 +30,7 @@ export const bareFile: ServerKind = {
     'the load on the image itself, without a server (fio, psync: one request at a time; cold as many as the cell has)',
   programs: {},
   versionArgs: [],
-  suits: (cell) => !cell.tls && !cell.mirror && cell.chain === 0 && cell.workers === 0,
+  suits: (cell) => !cell.tls && !cell.mirror && cell.chain === 0 && cell.workers === 0 && !cell.unix,
   start: async (bed) => ({
     pids: [],
     uris: [],

@@ -80,16 +80,30 @@ describe('figures', () => {
       {
         ...{ server: 'nbdkit', mirror: false, cells: 2, geometricMean: expect.closeTo(Math.SQRT2) },
         worst: { id: '4k-randread-qd1', ratio: 0.5 },
+        slower: [{ id: '4k-randread-qd1', ratio: 0.5 }],
       },
       {
         ...{ server: 'null', mirror: false, cells: 2, geometricMean: expect.closeTo(Math.sqrt(0.125)) },
         worst: { id: '4k-randread-qd1', ratio: 0.25 },
+        slower: [
+          { id: '4k-randread-qd1', ratio: 0.25 },
+          { id: '256k-write-qd8', ratio: 0.5 },
+        ],
       },
       {
         ...{ server: 'null', mirror: true, cells: 1, geometricMean: 0.5 },
         worst: { id: '256k-write-qd8-mirror', ratio: 0.5 },
+        slower: [{ id: '256k-write-qd8-mirror', ratio: 0.5 }],
       },
     ]);
+  });
+
+  test('what the rounds can explain is not called slower', () => {
+    const near = { repagent: [900, 1000, 1100], nbdkit: [1000, 1100, 1200] };
+    const clear = { repagent: [990, 1000, 1010], nbdkit: [1090, 1100, 1110] };
+    const slower = (speeds: Record<string, number[]>) =>
+      summarize([cell('4k-randread-qd1', speeds)], servers)[0]!.slower.map(({ id }) => id);
+    expect([slower(near), slower(clear)]).toEqual([[], ['4k-randread-qd1']]);
   });
 });
 
@@ -106,6 +120,7 @@ describe('report', () => {
     expect(text).toMatch(/4k-randread-qd1 +1\.0k ±10% +2\.0k ±25% \(0\.50x\) +4\.0k \(0\.25x\)/);
     expect(text).toMatch(/256k-write-qd8 +200 MiB\/s +50 MiB\/s \(4\.00x\)/);
     expect(text).toMatch(/null \(floor\) \(mirroring\) +1 +0\.50x/);
+    expect(text).toMatch(/nbdkit +2 +1\.41x +0\.50x +4k-randread-qd1 +4k-randread-qd1\n/);
     expect(text).toMatch(/repagent +64 MiB +128 MiB +6 KiB/);
   });
 
