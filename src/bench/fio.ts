@@ -91,6 +91,21 @@ export function steadyLoadArgs(load: SteadyLoad, uri: string, sizeBytes: number,
   ];
 }
 
+/** The same on several exports at a time, reported as one. */
+export function steadyLoadsArgs(
+  { access, blockBytes, depth, iops }: SteadyLoad,
+  uris: readonly string[],
+  sizeBytes: number,
+  seconds: number,
+): string[] {
+  return [
+    ...[...COMMON, '--thread', '--group_reporting', '--ioengine=nbd', `--rw=${access}`, `--bs=${blockBytes}`],
+    ...[`--iodepth=${depth}`, `--size=${sizeBytes}`, '--norandommap', '--time_based'],
+    ...[`--runtime=${milliseconds(seconds)}`, ...(iops === undefined ? [] : [`--rate_iops=${iops}`])],
+    ...uris.flatMap((uri, at) => [`--name=steady${at}`, `--uri=${uri}`]),
+  ];
+}
+
 /** Has fio note when each request was answered, after how long, and where it was: a line each in `logPath(prefix)`. */
 export function requestLogArgs(prefix: string): string[] {
   return [

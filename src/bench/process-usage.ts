@@ -37,6 +37,15 @@ export function cpuSecondsOf(pids: readonly number[]): number {
   return seconds;
 }
 
+/** @returns what tells the shares of one processor that each of these took since this was called */
+export function watchCpu(pids: readonly number[]): () => number[] {
+  const [beganMs, before] = [performance.now(), pids.map((pid) => cpuSecondsOf([pid]))];
+  return () => {
+    const seconds = (performance.now() - beganMs) / 1000;
+    return pids.map((pid, at) => (cpuSecondsOf([pid]) - before[at]!) / seconds);
+  };
+}
+
 /** Resident bytes of these processes and all below them; memory that they share counts several times. */
 export function residentBytesOf(pids: readonly number[]): number {
   let bytes = 0;

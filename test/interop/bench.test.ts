@@ -1,17 +1,20 @@
 // The bench against nbdkit, for seconds: that it measures, reports and cleans up. Never how fast anything is.
 import { closeSync, openSync, readdirSync, symlinkSync, writeFileSync, writeSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
 import { expect, it } from 'vitest';
 import type { RecoveryResult } from '../../src/bench/recovery/result.ts';
 import { BENCH_PLACE, RECOVERY_PLACE } from '../../src/bench/report-document.ts';
 import type { BenchResult } from '../../src/bench/result.ts';
-import type { ScaleResult } from '../../src/bench/scale/run.ts';
-import { CLI_PATH, runCli } from '../support/cli.ts';
+import type { ScaleResult } from '../../src/bench/scale/figures.ts';
+import { type FleetPlan, fleetLine } from '../../src/bench/scale/fleet-lines.ts';
+import { CLI_PATH, runCli, startHub } from '../support/cli.ts';
 import { startPeer } from '../support/peers.ts';
 import { tempDir } from '../support/temp-dir.ts';
 import { waitUntil } from '../support/wait-until.ts';
 
 const TINY = ['--rounds', '2', '--seconds', '0.2', '--size', '16M'];
+const FLEET_PATH = join(dirname(CLI_PATH), '../bench/scale/fleet-program.js');
 const CELLS = ['--cell', '4k-randread-qd8', '--cell', '256k-write-qd2-c2-unix'];
 
 /** Folders that the bench of process `pid` has on tmpfs. */
@@ -121,6 +124,29 @@ it('looks at the memory and the latency of volumes that are protected', async ()
   expect(figures!.protectedAfterMs).toBeGreaterThan(figures!.startedAfterMs);
   for (const bytes of [figures!.agentBytes, figures!.hubBytes]) expect(bytes).toBeGreaterThan(2 ** 24);
   expect(figures!.iops).toBeGreaterThan(0);
+});
+
+it('lets many agents of one process be protected by one hub, and tells when their writes were acknowledged', async () => {
+  const folder = tempDir();
+  const hub = await startHub(['--store', folder.file('store'), '--state-dir', folder.file('hub')]);
+  const plan: FleetPlan = {
+    ...{ agents: 5, hubPort: Number(new URL(hub.urls[0]!).port), sizeBytes: 2 ** 30 },
+    ...{ stateDir: folder.file('agents'), restSeconds: 0.1, seconds: 0.5, iops: 10 },
+  };
+  const fleet = startPeer(process.execPath, [FLEET_PATH, JSON.stringify(plan)]);
+  try {
+    await waitUntil(() => fleetLine(fleet.stdout(), 'loaded') !== undefined, { timeoutMs: 60_000 });
+    expect(fleetLine(fleet.stdout(), 'protected')?.afterMs).toBeGreaterThan(0);
+    const latenciesMs = fleetLine(fleet.stdout(), 'loaded')?.latenciesMs ?? [];
+    expect(latenciesMs).toHaveLength(5 * 0.5 * 10);
+    for (const ms of latenciesMs) expect(ms).toBeGreaterThan(0);
+    expect(readdirSync(folder.file('store')).toSorted()).toEqual(['vm0', 'vm1', 'vm2', 'vm3', 'vm4']);
+    expect((await fleet.stop(60_000)).code).toBe(0);
+  } finally {
+    await fleet.kill();
+    await hub.stop();
+    folder.remove();
+  }
 });
 
 it('ends with an error when a replica differs', async () => {

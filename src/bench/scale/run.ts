@@ -1,122 +1,41 @@
-// What many volumes and huge ones cost: an agent and a hub as processes, images and replicas sparse on tmpfs. How long
-// until everything is protected, what both keep in memory at rest, and what one busy volume feels among idle ones.
+// What many volumes, huge ones and many agents cost: agents and a hub as processes, images and replicas sparse on tmpfs.
+// How long until everything is protected, what all of it takes at rest, and what those feel that are written to.
 import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
-import { UsageError } from '../../base/errors.ts';
 import { KiB, MiB } from '../../base/limits.ts';
-import { formatBytes } from '../../base/size.ts';
+import { sleep } from '../../base/sleep.ts';
 import type { VolumeStatus } from '../../control/status.ts';
 import { type BenchRunOptions, runCleanly } from '../bench-run.ts';
 import type { Children } from '../children.ts';
-import { parseFioReport, type SteadyLoad, steadyLoadArgs } from '../fio.ts';
-import { type Machine, thisMachine } from '../machine.ts';
-import { globMatches } from '../matrix.ts';
+import { type FioFigures, parseFioReport, type SteadyLoad, steadyLoadsArgs } from '../fio.ts';
+import { thisMachine } from '../machine.ts';
 import { isCaughtUp, type OwnProgram, startHub, startMirrored, volumesOf } from '../own-process.ts';
-import { residentBytesOf } from '../process-usage.ts';
+import { residentBytesOf, watchCpu } from '../process-usage.ts';
 import { nbdUri, until } from '../server.ts';
 import { createEmptyImage, type Workspace } from '../workspace.ts';
+import { AROUND_LOAD_SECONDS, REST_SECONDS, type ScaleCell, scaleSeconds } from './cells.ts';
+import type { ScaleFigures, ScaleResult, ScaleRun } from './figures.ts';
+import { firstCopy } from './first-copy.ts';
+import { runFleet } from './fleet.ts';
 
-const SYNC_TIMEOUT_MS = 900_000;
+const SYNC_TIMEOUT_MS = 300_000;
 /** To ask for the status costs both sides in proportion to the volumes: it must not become the load. */
 const LOOK_EVERY_MS = 50;
 const LOOK_PER_VOLUME_MS = 0.5;
 const FIO_GRACE_MS = 30_000;
-/** The part of the disk that the load is about: writes allocate memory, images are on tmpfs. */
-const LOAD_BYTES = 64 * MiB;
-const LOAD: SteadyLoad = { access: 'randwrite', blockBytes: 4 * KiB, depth: 1, iops: undefined };
+/** The part of a disk that a load is about: writes allocate memory, images are on tmpfs. */
+const LOAD_BYTES = 16 * MiB;
 const WARM_UP_SECONDS = 0.5;
-/** What a cell takes besides its start and the load itself. */
-const AROUND_LOAD_SECONDS = 4;
-
-export interface ScaleCell {
-  /** Volumes and size of each. */
-  readonly id: string;
-  readonly volumes: number;
-  /** Of each. */
-  readonly sizeBytes: number;
-  /** About how long until everything is protected. */
-  readonly startSeconds: number;
-}
-
-const GIB = 1024 * MiB;
-
-export const SCALE_CELLS: readonly ScaleCell[] = [
-  { id: '1x1g', volumes: 1, sizeBytes: GIB, startSeconds: 2 },
-  { id: '100x1g', volumes: 100, sizeBytes: GIB, startSeconds: 8 },
-  { id: '1000x1g', volumes: 1000, sizeBytes: GIB, startSeconds: 60 },
-  { id: '1x1t', volumes: 1, sizeBytes: 1024 * GIB, startSeconds: 60 },
-];
-
-/**
- * @param patterns ids, in which `*` stands for anything; none takes all
- * @throws UsageError for a pattern that finds nothing
- */
-export function selectScaleCells(patterns: readonly string[]): ScaleCell[] {
-  for (const pattern of patterns) {
-    if (SCALE_CELLS.some(({ id }) => globMatches(pattern, id))) continue;
-    const known = SCALE_CELLS.map(({ id }) => id).join(', ');
-    throw new UsageError(`--cell: ${JSON.stringify(pattern)} is none of ${known}`);
-  }
-  if (patterns.length === 0) return [...SCALE_CELLS];
-  return SCALE_CELLS.filter(({ id }) => patterns.some((one) => globMatches(one, id)));
-}
-
-export interface ScaleFigures {
-  readonly cell: ScaleCell;
-  /** From its start until the agent accepts clients, and until every volume is protected. */
-  readonly startedAfterMs: number;
-  readonly protectedAfterMs: number;
-  /** Resident, when everything is protected and nobody is connected. */
-  readonly agentBytes: number;
-  readonly hubBytes: number;
-  /** Of single 4 KiB writes to one volume, the others idle. */
-  readonly iops: number;
-  readonly p50Us: number | undefined;
-  readonly p99Us: number | undefined;
-}
-
-export interface ScaleResult {
-  readonly kind: 'scale';
-  readonly repagentVersion: string;
-  /** When it began, ISO 8601. */
-  readonly date: string;
-  readonly machine: Machine;
-  readonly seconds: number;
-  readonly figures: readonly ScaleFigures[];
-}
 
 export interface ScaleOptions extends BenchRunOptions {
   readonly cells: readonly ScaleCell[];
-  /** Of load on the busy volume. */
+  /** Of load. */
   readonly seconds: number;
 }
 
 /** @throws OperationError when anything doesn't work, or the run was aborted */
 export function runScale(options: ScaleOptions): Promise<ScaleResult> {
   return runCleanly(options, (children, workspace) => run(options, children, workspace));
-}
-
-/** About how long it takes. @param seconds of load in each cell */
-export function scaleSeconds(cells: readonly ScaleCell[], seconds: number): number {
-  return cells.reduce((sum, cell) => sum + cell.startSeconds + seconds + AROUND_LOAD_SECONDS, 0);
-}
-
-/** How far the first copies are, by what has been done of them since the start. */
-export function firstCopy(
-  cell: ScaleCell,
-  volumes: readonly VolumeStatus[],
-  elapsedMs: number,
-): { readonly text: string; readonly secondsLeft: number } {
-  const totalBytes = cell.volumes * cell.sizeBytes;
-  const done = volumes.map((one) => (isCaughtUp(one) ? cell.sizeBytes : one.syncDoneBytes));
-  const doneBytes = done.reduce((sum, bytes) => sum + bytes, 0);
-  const bytesPerMs = doneBytes / elapsedMs;
-  const secondsLeft =
-    doneBytes > 0
-      ? (totalBytes - doneBytes) / bytesPerMs / 1000
-      : Math.max(0, cell.startSeconds - elapsedMs / 1000);
-  const percent = Math.floor((doneBytes / totalBytes) * 100);
-  return { text: `first copy ${percent}%, ${formatBytes(bytesPerMs * 1000)}/s`, secondsLeft };
 }
 
 async function run(options: ScaleOptions, children: Children, workspace: Workspace): Promise<ScaleResult> {
@@ -130,28 +49,22 @@ async function run(options: ScaleOptions, children: Children, workspace: Workspa
       onProgress(`${cell.id}: ${step}`, secondsLeft + secondsAfter);
     };
     const own = { children, program, runDir: workspace.path('tmpfs', 'run') };
-    figures.push(await runCell(own, workspace, cell, seconds, onStep));
+    const one: ScaleRun = { own, workspace, cell, seconds, onStep };
+    figures.push(await (cell.agents === 1 ? runVolumes(one) : runFleet(one)));
     workspace.remove();
   }
   return { kind: 'scale', repagentVersion, ...about, seconds, figures };
 }
 
-async function runCell(
-  own: OwnProgram,
-  workspace: Workspace,
-  cell: ScaleCell,
-  seconds: number,
-  onStep: (step: string, secondsLeft: number) => void,
-): Promise<ScaleFigures> {
-  const loadSeconds = seconds + AROUND_LOAD_SECONDS;
+async function runVolumes({ own, workspace, cell, seconds, onStep }: ScaleRun): Promise<ScaleFigures> {
+  const loadSeconds = REST_SECONDS + seconds + AROUND_LOAD_SECONDS;
   onStep('starting', cell.startSeconds + loadSeconds);
   const folder = workspace.path('tmpfs', 'images');
   mkdirSync(folder);
   const images = Array.from({ length: cell.volumes }, (_, at) => `v${at}=${join(folder, `v${at}.img`)}`);
   for (const image of images) createEmptyImage(image.slice(image.indexOf('=') + 1), cell.sizeBytes);
   const path = (name: string): string => workspace.path('tmpfs', name);
-  const replicas = ['--store', path('store')];
-  const hub = await startHub(own, { replicas, stateDir: path('hub-state') });
+  const hub = await startHub(own, { replicas: ['--store', path('store')], stateDir: path('hub-state') });
   const began = performance.now();
   const stateDir = path('agent-state');
   const serve = await startMirrored(own, { images, stateDir, hubPort: hub.port });
@@ -172,26 +85,34 @@ async function runCell(
     onStep(text, secondsLeft + loadSeconds);
   });
   const protectedAfterMs = performance.now() - began;
-  const [agentBytes, hubBytes] = [residentBytesOf([serve.child.pid]), residentBytesOf([hub.child.pid])];
-  const uri = nbdUri(serve.port, 'v0', undefined);
-  const load = async (forSeconds: number): Promise<ReturnType<typeof parseFioReport>> => {
-    const args = steadyLoadArgs(LOAD, uri, LOAD_BYTES, forSeconds);
-    return parseFioReport(await own.children.run('fio', args, forSeconds * 1000 + FIO_GRACE_MS));
-  };
-  onStep('under load', loadSeconds);
-  await load(WARM_UP_SECONDS);
-  const { iops, p50Us, p99Us } = await load(seconds);
+  const pids = [serve.child.pid, hub.child.pid];
+  const [agentBytes, hubBytes] = pids.map((pid) => residentBytesOf([pid])) as [number, number];
+  onStep('at rest', loadSeconds);
+  const rest = watchCpu(pids);
+  await sleep(REST_SECONDS * 1000);
+  const [agentRestShare, hubRestShare] = rest() as [number, number];
+  const uris = Array.from({ length: cell.busy }, (_, at) => nbdUri(serve.port, `v${at}`, undefined));
+  onStep('under load', loadSeconds - REST_SECONDS);
+  await load(own, cell, uris, WARM_UP_SECONDS);
+  const loaded = watchCpu(pids);
+  const { iops, p50Us, p99Us } = await load(own, cell, uris, seconds);
+  const [agentLoadShare, hubLoadShare] = loaded() as [number, number];
   await settle();
   await serve.child.stop();
   await hub.child.stop();
   return {
-    cell,
-    startedAfterMs,
-    protectedAfterMs,
-    agentBytes,
-    hubBytes,
-    iops,
-    p50Us,
-    p99Us,
+    ...{ cell, startedAfterMs, protectedAfterMs, agentBytes, hubBytes, agentRestShare, hubRestShare },
+    ...{ agentLoadShare, hubLoadShare, iops, p50Us, p99Us },
   };
+}
+
+async function load(
+  { children }: OwnProgram,
+  { iops }: ScaleCell,
+  uris: readonly string[],
+  seconds: number,
+): Promise<FioFigures> {
+  const steady: SteadyLoad = { access: 'randwrite', blockBytes: 4 * KiB, depth: 1, iops };
+  const args = steadyLoadsArgs(steady, uris, LOAD_BYTES, seconds);
+  return parseFioReport(await children.run('fio', args, seconds * 1000 + FIO_GRACE_MS));
 }

@@ -28,7 +28,8 @@ const BENCH_OPTIONS = {
   },
   scale: {
     type: 'flag',
-    describe: 'instead: memory, time until protected and latency of many volumes and huge ones; some minutes',
+    describe:
+      'instead: memory, CPU, time until protected and latency of many volumes, many agents, and a huge disk; three minutes',
   },
   cell: {
     type: 'text',

@@ -118,11 +118,15 @@ export const SERVE_OPTIONS = {
       'processes that the images are spread over, each with its own clients, hub links and share of the limits',
     fallback: '1: all in this process',
   },
-  'max-connections': { type: 'text', describe: 'NBD connections at a time', fallback: '1024' },
+  'max-connections': {
+    type: 'text',
+    describe: 'NBD connections at a time',
+    fallback: '1024, or two for each image where that is more',
+  },
   'max-connections-per-address': {
     type: 'text',
     describe: 'the same for each client address (IPv6: each /64)',
-    fallback: '512',
+    fallback: '512, or two for each image where that is more',
   },
   'handshake-timeout': {
     type: 'text',

@@ -1,7 +1,8 @@
 // The body of `repagent bench --scale`: shows progress, prints or stores what was found.
 import { SCALE_PLACE } from '../../bench/report-document.ts';
-import { scaleHeading, scaleMarkdown, scaleTable } from '../../bench/scale/report.ts';
-import { runScale, scaleSeconds, selectScaleCells } from '../../bench/scale/run.ts';
+import { scaleSeconds, selectScaleCells } from '../../bench/scale/cells.ts';
+import { scaleHeading, scaleMarkdown, scaleTables } from '../../bench/scale/report.ts';
+import { runScale } from '../../bench/scale/run.ts';
 import { printPlan, runReported } from './bench-output.ts';
 
 export interface ScaleConfig {
@@ -25,7 +26,7 @@ export async function runScaleCommand(config: ScaleConfig): Promise<number> {
   return runReported(config, {
     run: (about) => runScale({ ...about, cells, seconds }),
     heading: scaleHeading,
-    tables: (result) => [scaleTable(result)],
+    tables: scaleTables,
     place: SCALE_PLACE,
     markdown: scaleMarkdown,
   });

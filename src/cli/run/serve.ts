@@ -4,6 +4,7 @@ import { createLogger, type Logger } from '../../base/log.ts';
 import { andThen } from '../../base/maybe.ts';
 import { loadNativeCalls } from '../../base/native-calls.ts';
 import type { ProcessStatus } from '../../control/status.ts';
+import { DEFAULT_MAX_CONNECTIONS, DEFAULT_MAX_CONNECTIONS_PER_ADDRESS } from '../../nbd/limits.ts';
 import type { BoundAddress, ListenAddress } from '../../nbd/listen-address.ts';
 import { type NbdServer, type NbdServerOptions, startNbdServer } from '../../nbd/server.ts';
 import type { TlsOptions } from '../../nbd/server-tls.ts';
@@ -173,7 +174,7 @@ class ServeProcess {
         tls,
         logger: this.#logger,
         oldstyle: this.#config.oldstyle,
-        ...givenLimits(this.#config),
+        ...limitsOf(this.#config),
       });
     } catch (error) {
       throw listenError(error);
@@ -207,12 +208,17 @@ class ServeProcess {
   }
 }
 
-/** The limits that were given; the server has defaults for the others. */
-function givenLimits(config: ServeConfig): Partial<NbdServerOptions> {
-  const { maxConnections, maxConnectionsPerAddress, handshakeTimeoutMs, idleTimeoutMs } = config;
+/**
+ * The limits that were given; the server has defaults for the others. Those of connections let every image have a client,
+ * and one more that comes while the last has not gone yet, from one address.
+ */
+export function limitsOf(config: ServeConfig): Partial<NbdServerOptions> {
+  const { images, maxConnections, maxConnectionsPerAddress, handshakeTimeoutMs, idleTimeoutMs } = config;
+  const least = 2 * images.length;
   return {
-    ...(maxConnections !== undefined && { maxConnections }),
-    ...(maxConnectionsPerAddress !== undefined && { maxConnectionsPerAddress }),
+    maxConnections: maxConnections ?? Math.max(DEFAULT_MAX_CONNECTIONS, least),
+    maxConnectionsPerAddress:
+      maxConnectionsPerAddress ?? Math.max(DEFAULT_MAX_CONNECTIONS_PER_ADDRESS, least),
     ...(handshakeTimeoutMs !== undefined && { handshakeTimeoutMs }),
     ...(idleTimeoutMs !== undefined && { idleTimeoutMs }),
   };

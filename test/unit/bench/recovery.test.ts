@@ -12,16 +12,8 @@ import { recoveryHeading, recoveryMarkdown, recoveryTables } from '../../../src/
 import type { RecoveryResult } from '../../../src/bench/recovery/result.ts';
 import { recoverySeconds } from '../../../src/bench/recovery/run.ts';
 import { WriteLog } from '../../../src/bench/recovery/write-log.ts';
-import {
-  BENCH_PLACE,
-  RECOVERY_PLACE,
-  replaceFigures,
-  SCALE_PLACE,
-} from '../../../src/bench/report-document.ts';
+import { BENCH_PLACE, RECOVERY_PLACE, replaceFigures } from '../../../src/bench/report-document.ts';
 import { markdownTable, textTable } from '../../../src/bench/report-table.ts';
-import { scaleMarkdown } from '../../../src/bench/scale/report.ts';
-import { firstCopy, SCALE_CELLS, scaleSeconds, selectScaleCells } from '../../../src/bench/scale/run.ts';
-import type { VolumeStatus } from '../../../src/control/status.ts';
 
 const KIB = 1024;
 const CHUNK = 64 * KIB;
@@ -194,30 +186,4 @@ describe('report', () => {
     expect(replaceFigures(both, 'X', RECOVERY_PLACE)).not.toContain('517 MiB');
     expect(() => replaceFigures('# Title\n', '', RECOVERY_PLACE)).toThrow(/bench --recovery --report/);
   });
-});
-
-test('a scale run has cells that are chosen by id, and its own place in the document', () => {
-  expect(selectScaleCells(['1x*']).map(({ id }) => id)).toEqual(['1x1g', '1x1t']);
-  expect(() => selectScaleCells(['2x1g'])).toThrow(/none of 1x1g, 100x1g/);
-  const [cell] = SCALE_CELLS;
-  expect(scaleSeconds([cell!, cell!], 5)).toBe(2 * (cell!.startSeconds + 9));
-  const volume = { state: 'initial-sync', syncDoneBytes: 2 ** 28 } as VolumeStatus;
-  expect(firstCopy(cell!, [volume], 1000)).toEqual({ text: 'first copy 25%, 256 MiB/s', secondsLeft: 3 });
-  const times = { startedAfterMs: 900, protectedAfterMs: 2000 };
-  const figures = [
-    {
-      cell: cell!,
-      ...times,
-      agentBytes: 2 ** 26,
-      hubBytes: 2 ** 27,
-      iops: 15_200,
-      p50Us: 60,
-      p99Us: undefined,
-    },
-  ];
-  const { date, machine, repagentVersion } = RESULT;
-  const text = scaleMarkdown({ kind: 'scale', date, machine, repagentVersion, seconds: 3, figures });
-  expect(text).toContain('| 1 | 1 GiB | 900ms | 2s | 64 MiB | 128 MiB | 15.2k | 60 / - |');
-  const document = readFileSync(new URL('../../../docs/PERFORMANCE.md', import.meta.url), 'utf8');
-  expect(replaceFigures(document, text, SCALE_PLACE)).toContain('15.2k | 60 / -');
 });

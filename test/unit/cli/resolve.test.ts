@@ -3,6 +3,7 @@ import { describe, expect, it } from 'vitest';
 import { resolveHub } from '../../../src/cli/commands/hub.ts';
 import { resolveServe } from '../../../src/cli/commands/serve.ts';
 import { parseTimeout } from '../../../src/cli/parse-values.ts';
+import { limitsOf } from '../../../src/cli/run/serve.ts';
 
 describe('resolveServe', () => {
   it('has defaults for everything but the image', () => {
@@ -38,6 +39,19 @@ describe('resolveServe', () => {
         { kind: 'tcp', host: '127.0.0.1', port: 0 },
         { kind: 'unix', path: '/a' },
       ],
+    });
+  });
+
+  it('has places for a client of every image, and one more of each, unless told otherwise', () => {
+    const image = (count: number) => Array.from({ length: count }, (_, at) => `v${at}=v${at}.img`);
+    expect(limitsOf(resolveServe({ image: image(512) }))).toEqual({
+      maxConnections: 1024,
+      maxConnectionsPerAddress: 1024,
+    });
+    expect(limitsOf(resolveServe({ image: image(1) }))).toMatchObject({ maxConnectionsPerAddress: 512 });
+    expect(limitsOf(resolveServe({ image: image(1100), 'max-connections': '7' }))).toMatchObject({
+      maxConnections: 7,
+      maxConnectionsPerAddress: 2200,
     });
   });
 
