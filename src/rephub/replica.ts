@@ -322,6 +322,9 @@ export class Replica {
   /** The replica, which holds everything up to `sequence`, stops being a state of the volume with what comes next. */
   #leave(sequence: number): void {
     if (!this.isConsistent) return;
+    // What led to it may fail to be stored: it was never there then.
+    void this.content.apply();
+    if (!this.isConsistent) return;
     this.#ledger.unsettle();
     this.content.guard(this.memory.passed(sequence, this.#ledger.madeUs(true), true));
   }

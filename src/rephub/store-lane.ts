@@ -120,7 +120,10 @@ export class StoreLane {
 
   /** What was added until now is a state of the volume, `point`, and what is added from now on may not be. */
   guard(point: RecoveryPoint | null): void {
+    const { isOpen } = this;
     void this.apply();
+    // It failed just now, and whoever heard of it has said what there is instead.
+    if (isOpen && !this.isOpen) return;
     // A point of its own each time: the store tells them apart.
     this.#point = point && { ...point };
     this.#guards += 1;

@@ -84,6 +84,21 @@ function setUp() {
   return { store, lane, log, write };
 }
 
+it('has no point whose last batch could not be stored: the failure says what there is', () => {
+  const store = new StepStore();
+  store.append = () => {
+    throw new BlockError('EIO', 'append failed');
+  };
+  const earlier = { generation: 1, sequence: 1, timeMs: 1, isExact: false };
+  const lane: StoreLane = new StoreLane(store, {
+    ...{ sizeBytes: SIZE, chunkBytes: CHUNK, gatherMs: () => 0 },
+    events: { commitBegins: () => true, committed: () => {}, failed: () => lane.guard(earlier) },
+  });
+  lane.add({ kind: 'trim', offset: 0, length: CHUNK, fua: false }, 0, CHUNK);
+  lane.guard({ ...earlier, sequence: 2, isExact: true });
+  expect([lane.isOpen, lane.point]).toEqual([false, earlier]);
+});
+
 describe('StoreLane', () => {
   it('answers at once when the store does, and gives it whole batches', () => {
     const { store, lane, write } = setUp();
