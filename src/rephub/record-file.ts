@@ -23,9 +23,17 @@ export function memoryRecord(): RecordPlace {
   };
 }
 
-/** @param file its folder is created when the record is first saved */
-export function recordFile(file: string, calls: FileCalls = systemFiles): RecordPlace {
-  let hasFolder = false;
+/**
+ * @param file its folder is created when the record is first saved
+ * @param made folders that are made durably, shared with other records: to make sure of one again takes as many syncs as
+ *   its path has names, and volumes of one machine have one folder
+ */
+export function recordFile(
+  file: string,
+  calls: FileCalls = systemFiles,
+  made: Map<string, Promise<void>> = new Map(),
+): RecordPlace {
+  const folder = path.dirname(file);
   return {
     load: async () => {
       try {
@@ -37,11 +45,12 @@ export function recordFile(file: string, calls: FileCalls = systemFiles): Record
     },
     save: async (record) => {
       try {
-        if (!hasFolder) await makeFolderDurably(calls, path.dirname(file));
-        hasFolder = true;
+        const making = made.get(folder) ?? makeFolderDurably(calls, folder);
+        made.set(folder, making);
+        await making;
         await replaceFile(calls, file, encodeRecord(record));
       } catch (error) {
-        hasFolder = false;
+        made.delete(folder);
         throw failed(file, error);
       }
     },
