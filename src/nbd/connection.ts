@@ -12,14 +12,8 @@ import { type ClientIdentity, describeIdentity, type TlsIdentity } from './clien
 import { type ConnectionState, nextState } from './connection-states.ts';
 import type { ExportList, ServedExport } from './exports.ts';
 import type { ChosenExport, ClientTaker, NegotiatedHere } from './hand-over.ts';
-import {
-  LINGER_MS,
-  MAX_HELD_BYTES,
-  MAX_IN_FLIGHT_BYTES,
-  MAX_IN_FLIGHT_REQUESTS,
-  MAX_REQUESTS_PER_PASS,
-  MAX_UNSENT_BYTES,
-} from './limits.ts';
+import { LINGER_MS, MAX_REQUESTS_PER_PASS } from './limits.ts';
+import { isOverloaded } from './overload.ts';
 import { ReplyQueue } from './reply-queue.ts';
 import { RequestReader } from './request-reader.ts';
 import type { ServerTls } from './server-tls.ts';
@@ -419,13 +413,7 @@ export class Connection implements SocketHandler, TransmissionEvents, TlsServerE
   }
 
   #isOverloaded(): boolean {
-    if (this.#replies.unsentBytes > MAX_UNSENT_BYTES || this.#tally.bytes > MAX_HELD_BYTES) return true;
-    const transmission = this.#transmission;
-    if (transmission === undefined) return false;
-    return (
-      transmission.inFlightRequests >= MAX_IN_FLIGHT_REQUESTS ||
-      transmission.inFlightBytes >= MAX_IN_FLIGHT_BYTES
-    );
+    return isOverloaded(this.#replies, this.#tally, this.#transmission);
   }
 
   /** Lets other connections work before this one goes on. */
