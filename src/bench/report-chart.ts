@@ -5,6 +5,7 @@ import type { BenchResult, CellResult } from './result.ts';
 
 const COLORS: Readonly<Record<string, string>> = {
   repagent: '#1565c0',
+  'one-process': '#64b5f6',
   nbdkit: '#ef6c00',
   'qemu-nbd': '#7b1fa2',
   'nbd-server': '#00838f',
@@ -18,6 +19,8 @@ const LABEL_WIDTH = 190;
 const BAR_HEIGHT = 13;
 const GROUP_GAP = 12;
 const TOP = 56;
+/** Seven servers fit. */
+const LEGEND_STEP = 125;
 const BAR_ROOM = WIDTH - LABEL_WIDTH - 130;
 
 /** Floors would make bars short that are compared with each other: the chart shows servers only. */
@@ -25,7 +28,7 @@ export function benchChart(result: BenchResult): string {
   const names = result.servers.filter(({ role }) => role !== 'floor').map(({ name }) => name);
   const parts: string[] = [text(12, 22, 'Speed in each cell; the fastest server fills the row', 'title')];
   names.forEach((name, i) => {
-    const x = 12 + i * 140;
+    const x = 12 + i * LEGEND_STEP;
     parts.push(rectangle(x, 32, 10, 10, colorOf(name)), text(x + 15, 41, name));
   });
   let y = TOP;

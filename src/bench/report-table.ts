@@ -39,8 +39,8 @@ function summaryTable(result: BenchResult): Table {
       factor(geometricMean),
       factor(worst.ratio),
       worst.id,
-      // Of a floor everything is slower.
-      floors.has(server) ? '' : slower.map(({ id }) => id).join(', ') || 'none',
+      // Than a floor everything is slower, and one round has no spread.
+      floors.has(server) || result.rounds < 2 ? '' : slower.map(({ id }) => id).join(', ') || 'none',
     ]),
   };
 }
