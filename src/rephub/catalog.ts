@@ -56,8 +56,6 @@ export class Catalog {
   readonly #options: CatalogOptions;
   /** Who has which image. */
   readonly #owners = new Map<string, ReplicaPlace>();
-  /** Folders of records, made durably once. */
-  readonly #made = new Map<string, Promise<void>>();
 
   constructor(options: CatalogOptions) {
     this.#options = options;
@@ -103,7 +101,7 @@ export class Catalog {
   /** Where the record of a replica is kept: in the folder beside it, so that who copies the folder copies it too. */
   recordPlace(place: ReplicaPlace): RecordPlace {
     const file = this.#fileOf(place, RECORD_SUFFIX);
-    return file === undefined ? memoryRecord() : recordFile(file, this.#options.files, this.#made);
+    return file === undefined ? memoryRecord() : recordFile(file, this.#options.files);
   }
 
   /** Where its undo log is kept; undefined: nowhere. */

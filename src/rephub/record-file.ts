@@ -23,17 +23,9 @@ export function memoryRecord(): RecordPlace {
   };
 }
 
-/**
- * @param file its folder is created when the record is first saved
- * @param made folders that are made durably, shared with other records: to make sure of one again takes as many syncs as
- *   its path has names, and volumes of one machine have one folder
- */
-export function recordFile(
-  file: string,
-  calls: FileCalls = systemFiles,
-  made: Map<string, Promise<void>> = new Map(),
-): RecordPlace {
-  const folder = path.dirname(file);
+/** @param file its folder is created when the record is first saved */
+export function recordFile(file: string, calls: FileCalls = systemFiles): RecordPlace {
+  let hasFolder = false;
   return {
     load: async () => {
       try {
@@ -45,12 +37,11 @@ export function recordFile(
     },
     save: async (record) => {
       try {
-        const making = made.get(folder) ?? makeFolderDurably(calls, folder);
-        made.set(folder, making);
-        await making;
+        if (!hasFolder) await makeFolderDurably(calls, path.dirname(file));
+        hasFolder = true;
         await replaceFile(calls, file, encodeRecord(record));
       } catch (error) {
-        made.delete(folder);
+        hasFolder = false;
         throw failed(file, error);
       }
     },

@@ -6,10 +6,8 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { OperationError } from '../../../src/base/errors.ts';
 import { silentLogger } from '../../../src/base/log.ts';
 import { safeName } from '../../../src/base/safe-name.ts';
-import { systemFiles } from '../../../src/base/small-files.ts';
 import { Catalog } from '../../../src/rephub/catalog.ts';
 import { fileImages } from '../../../src/rephub/image-opener.ts';
-import { emptyRecord } from '../../../src/rephub/replica-record.ts';
 import { type TempDir, tempDir } from '../../support/temp-dir.ts';
 
 let dir: TempDir;
@@ -144,45 +142,6 @@ describe('pairs', () => {
     await catalog.checkPairs();
     fs.rmSync(file);
     await expect(catalog.openStore(catalog.locate('vm', 'a')!, 65_536)).rejects.toThrow('does not exist');
-  });
-});
-
-describe('records', () => {
-  it('of many volumes make sure of their folder once, and again when it was taken away', async () => {
-    for (const volumes of [10, 100]) {
-      const store = dir.file(`deep/store-${volumes}`);
-      let syncs = 0;
-      let folders = 0;
-      const files = {
-        ...systemFiles,
-        makeFolder: (folder: string) => {
-          folders += 1;
-          return systemFiles.makeFolder(folder);
-        },
-        sync: (file: string) => {
-          syncs += 1;
-          return systemFiles.sync(file);
-        },
-      };
-      const catalog = new Catalog({
-        pairs: new Map(),
-        storeDir: store,
-        images: fileImages(silentLogger),
-        files,
-      });
-      const places = Array.from({ length: volumes }, (_, at) => catalog.locate('vm', `v${at}`)!);
-      await Promise.all(
-        places.map((place) => catalog.recordPlace(place).save(emptyRecord(place.volumeName))),
-      );
-      // Its draft and its name.
-      const names = path.join(store, 'vm').split(path.sep).length - 1;
-      expect([folders, syncs]).toEqual([1, 2 * volumes + names]);
-      fs.rmSync(store, { recursive: true });
-      const again = catalog.recordPlace(places[0]!);
-      await expect(again.save(emptyRecord('v0'))).rejects.toThrow('ENOENT');
-      await again.save(emptyRecord('v0'));
-      expect(folders).toBe(2);
-    }
   });
 });
 
