@@ -277,6 +277,22 @@ describe('the last state of a volume', () => {
     expect((await kept()).point).toEqual({ ...EARLIER, isExact: false });
   });
 
+  test('is noted without a word on an image that nobody has judged yet: others may have changed it', async () => {
+    const place = memoryRecord();
+    const look = { identity: '1:1', changedAtNs: '5000000000', isEmpty: false };
+    const first = await emptyMemory({ place, look: async () => look });
+    await begin(first, claim(7n, 1));
+    await first.close(true, true);
+    const changed = { ...look, changedAtNs: '9000000000' };
+    const memory = await emptyMemory({ place, look: async () => changed });
+    const before = (await place.load()) as ReplicaRecord;
+    // Found beside the image when it was opened.
+    await memory.undoNote.keep('log');
+    expect(await place.load()).toEqual({ ...before, undoId: 'log' });
+    await expect(begin(memory, claim(before.pairing, before.generation))).rejects.toThrow('was changed');
+    await memory.close(true);
+  });
+
   test('is not noted to be gone where that could not be recorded', async () => {
     const place = memoryRecord();
     const { save } = place;
