@@ -333,7 +333,9 @@ export class ReplicaMemory {
   async #keepUndo(logId: string | null): Promise<void> {
     // What was overwritten is a state of the volume again: that one, whatever there was before.
     const point = logId === null ? this.#settling : undefined;
-    if (this.#current) await this.#update((now) => ({ ...now!, ...(point && { point }), undoId: logId }));
+    const change = (now?: ReplicaRecord) => ({ ...now!, ...(point && { point }), undoId: logId });
+    // What the image looks like before it was judged is no news to be kept: it may be others' doing.
+    if (this.#current) await this.#update(change, this.isWatched);
     // Not before that is recorded, which is what `recover` goes by.
     this.#undoId = this.#current ? null : logId;
   }
@@ -415,13 +417,16 @@ export class ReplicaMemory {
     }
   }
 
-  /** One after the other, each from what the one before left. @throws OperationError */
-  #update(change: (record: ReplicaRecord | undefined) => ReplicaRecord | undefined): Promise<void> {
+  /** One after the other, each from what the one before left. @param looks at the image @throws OperationError */
+  #update(
+    change: (record: ReplicaRecord | undefined) => ReplicaRecord | undefined,
+    looks = true,
+  ): Promise<void> {
     const updating = this.#writing.then(async () => {
       const record = change(this.#current);
       if (!record) return;
-      const image = (await this.#options.look(true)) ?? record.image;
-      const written = { ...record, image, writtenAtMs: Date.now() };
+      const image = looks ? ((await this.#options.look(true)) ?? record.image) : record.image;
+      const written = { ...record, image, writtenAtMs: looks ? Date.now() : record.writtenAtMs };
       await this.#options.place.save(written);
       this.#record = written;
     });
