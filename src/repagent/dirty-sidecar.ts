@@ -96,6 +96,8 @@ export class DirtySidecar {
     this.#writeHead({ isVoid: false });
     // Bits that were found may be the kernel's alone, of a process that was killed before their data was written.
     this.#kept.touched();
+    // A power failure must not bring back a head that would be believed after it: its bits are of an earlier time.
+    if (old?.isClean || old?.isExact) this.#kept.hold();
   }
 
   /** Whether the bits are all that the replica named by `pairing` may lack. */
@@ -216,7 +218,7 @@ export class DirtySidecar {
     return this.#options.exact;
   }
 
-  /** Exact: what has to be waited for before the data of a change that was marked may be written. */
+  /** What has to be waited for before the data of a change that was marked may be written: always when exact. */
   durable(): Promise<void> | undefined {
     return this.#kept.durable();
   }

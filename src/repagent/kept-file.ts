@@ -26,7 +26,7 @@ export class KeptFile {
   #isStuck = false;
   /** It is closed: there is nothing to write to. */
   #isReleased = false;
-  /** Exact: what has to be durable before the next data, and the sync that makes it so. */
+  /** Something has to be durable before the next data; and the sync that makes it so. */
   #unsynced = false;
   #syncing: Promise<void> | undefined;
 
@@ -63,10 +63,16 @@ export class KeptFile {
 
   /** There is something that the next data has to wait for, where that is wanted. */
   touched(): void {
-    this.#unsynced = this.#options.exact;
+    if (this.#options.exact) this.#unsynced = true;
   }
 
-  /** Exact: what has to be waited for before data may be written that needs what is in the file. Never rejects. */
+  /** The next data has to wait for what is there now, whatever is wanted else. */
+  hold(): void {
+    this.#unsynced = true;
+    void this.#durable();
+  }
+
+  /** What has to be waited for before data may be written that needs what is in the file. Never rejects. */
   durable(): Promise<void> | undefined {
     if (!this.#unsynced && !this.#syncing) return undefined;
     return this.#durable();

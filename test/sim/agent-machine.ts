@@ -73,9 +73,10 @@ export class AgentMachine {
     return this.#agentId;
   }
 
-  /** Whether guests may wait for the bits of a map, which is what `exact` asks for. */
+  /** Whether guests may wait for a map: for its bits, which is what `exact` asks for, or else once after the start. */
   isSyncing({ name }: WorldVolume): boolean {
-    return this.keeping.exact && this.maps.get(name)!.syncing > 0;
+    const map = this.maps.get(name)!;
+    return map.syncing > 0 && (this.keeping.exact || !map.hasSynced);
   }
 
   start(): void {

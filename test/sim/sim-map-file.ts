@@ -20,8 +20,9 @@ export class SimMapFile {
   failWrites = 0;
   failSyncs = 0;
   failCode = 'EIO';
-  /** Syncs that are not answered. */
+  /** Syncs that are not answered, and whether one has succeeded since the file was opened. */
   syncing = 0;
+  hasSynced = false;
   /** Grows with everything that changes. */
   version = 0;
   /** Told after each change: a process may be killed there. */
@@ -41,6 +42,7 @@ export class SimMapFile {
   open(): SidecarFile {
     const { exists } = this;
     this.syncing = 0;
+    this.hasSynced = false;
     this.exists = true;
     return new OpenMapFile(this, exists);
   }
@@ -87,6 +89,7 @@ export class SimMapFile {
       this.#clock.after(0.01 + this.#random() ** 3 * 5, host, () => {
         this.syncing -= 1;
         if (fails) return reject(coded(this.failCode));
+        this.hasSynced = true;
         this.#isDurable(turn, covered, touchedAtMs);
         resolve();
       });

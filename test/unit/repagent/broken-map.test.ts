@@ -7,7 +7,7 @@ import type { Agent } from '../../../src/repagent/agent.ts';
 import { DirtyMaps } from '../../../src/repagent/dirty-maps.ts';
 import { volumeStatus } from '../../../src/repagent/volume-status.ts';
 import { MemorySidecar } from '../../support/memory-sidecar.ts';
-import { AGENT_ID, makeAgent, writeNow } from './harness.ts';
+import { AGENT_ID, makeAgent } from './harness.ts';
 import { VolumeRig } from './volume-rig.ts';
 
 const CHUNK = 65_536;
@@ -58,7 +58,7 @@ test('without room for a bit later: told, and the guest is not', async () => {
   const disk = agent.protect('a', new MemoryDevice({ sizeBytes: SIZE }));
   expect(told(agent)).toEqual({ last: null, first: undefined });
   file.writeFaults = 1;
-  writeNow(disk, CHUNK, 512);
+  await disk.write(CHUNK, Buffer.alloc(512), false);
   expect(told(agent)).toEqual({ last: REASON, first: REASON });
   await agent.close();
   await disk.close();

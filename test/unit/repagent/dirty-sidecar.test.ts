@@ -289,6 +289,24 @@ describe('a dirty map in a file', () => {
     }
   });
 
+  test('a power failure soon after the start does not bring back the map that was closed, or exact, before', async () => {
+    for (const exact of [false, true]) {
+      const { file, sidecar } = settledFile(50, [], { exact });
+      await sidecar.adopt(7n, 1);
+      if (!exact) await sidecar.close(image('as it was'));
+      const left = new MemorySidecar(file.durable);
+      const next = open(left, 50, { image: image('as it was') });
+      expect(next.isBelieved).toBe(true);
+      next.mark(4, 5);
+      // Data that is written now may be on the disk after the failure, and the time of its writing not.
+      await next.durable();
+      const after = new MemorySidecar(left.durable);
+      expect(open(after, 50, { bootId: randomBytes(16), image: image('as it was') }).finding).toBe(
+        'host-crash',
+      );
+    }
+  });
+
   test('a file that cannot be written is emptied, and told of once', () => {
     const { file } = settledFile(50, []);
     const broken: unknown[] = [];
