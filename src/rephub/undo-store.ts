@@ -59,7 +59,11 @@ export class UndoStore implements ReplicaStore {
   #based: RecoveryPoint | undefined;
   #left: RecoveryPoint | undefined;
   #appending: Promise<unknown> = Promise.resolve();
-  #protecting: Promise<unknown> = Promise.resolve();
+  /** The batch that is being stored, and whether one could not be: the image may hold a part of it. */
+  #storing: Promise<unknown> = Promise.resolve();
+  #hasFailed = false;
+  /** The log is about to go: what comes now waits until it has gone. */
+  #isDropping = false;
   #committing: Promise<unknown> = Promise.resolve();
   #settling: { readonly point: RecoveryPoint | null; readonly done: Promise<void> } | undefined;
 
@@ -100,12 +104,17 @@ export class UndoStore implements ReplicaStore {
   append(batch: readonly Mutation[], point?: RecoveryPoint | null): MaybePromise<void> {
     const settling = this.#settling;
     // Whoever leaves the image again needs a log of his own; of a point that is being settled none is begun any more.
-    if (settling && point && (point !== settling.point || !this.#log)) {
+    const isOther = point && (point !== settling?.point || !this.#log);
+    if (settling && (this.#isDropping || isOther)) {
       return this.#follow(settling.done.then(() => this.append(batch, point)));
     }
     const begins = point && point !== this.#settled && !this.#isLost ? point : undefined;
-    if (!this.#log && !begins) return this.#inner.append(batch);
-    return this.#follow(this.#append(batch, begins));
+    if (!this.#log && !begins && !settling) return this.#inner.append(batch);
+    const storing = this.#append(batch, begins);
+    this.#storing = storing.catch(() => {
+      this.#hasFailed = true;
+    });
+    return this.#follow(storing);
   }
 
   async commit(settled?: RecoveryPoint | null): Promise<void> {
@@ -229,10 +238,8 @@ export class UndoStore implements ReplicaStore {
   }
 
   async #protect(log: UndoLog, batch: readonly Mutation[]): Promise<void> {
-    const protecting = log.protect(batch);
-    this.#protecting = protecting.catch(() => undefined);
     try {
-      await protecting;
+      await log.protect(batch);
     } catch (error) {
       if (!(error instanceof NotKeptError) || this.#options.whenFull === 'hold') throw this.#explain(error);
       this.#warnOfRelease(error.message);
@@ -259,14 +266,19 @@ export class UndoStore implements ReplicaStore {
   async #settle(point: RecoveryPoint | null, committing: Promise<void>): Promise<void> {
     try {
       await committing;
+      this.#isDropping = true;
+      await this.#storing;
+      // A part of it may be in the image, which is a state of the volume no more: the log is what there is.
+      if (this.#hasFailed) throw new BlockError('EIO', 'a batch that came meanwhile could not be stored');
       if (this.#log || this.#isLost) await this.#drop(this.#log);
       this.#settled = point;
     } finally {
+      this.#isDropping = false;
       this.#settling = undefined;
     }
   }
 
-  /** The image is a state of the volume again, and durable. While this is under way the log is still kept complete. */
+  /** The image is a state of the volume again, and durable. */
   async #drop(log: UndoLog | undefined): Promise<void> {
     const { place, note, volumeName, logger } = this.#options;
     await note.keep(null);
@@ -276,7 +288,6 @@ export class UndoStore implements ReplicaStore {
     await place.remove();
     this.#isUnsure = false;
     this.#log = undefined;
-    await this.#protecting;
     await log.close();
     logger.debug({ volume: volumeName, bytes: log.bytes }, 'the undo log was dropped');
   }

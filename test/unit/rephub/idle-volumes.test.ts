@@ -8,6 +8,9 @@ import { waitUntil } from '../../support/wait-until.ts';
 const SIZE = 64 * 1024;
 const WRITES = 100;
 
+/** How often a hub tells of progress, ms. */
+const PROGRESS_MS = 250;
+
 let agent: FakeAgent;
 let hub: TestHub;
 
@@ -32,7 +35,16 @@ describe('volumes at rest', () => {
       const isThere = (): boolean =>
         hub.hub.status().every(({ ackedSequence }) => ackedSequence >= agent.sequence);
       await waitUntil(isThere, { what: 'every volume to be at the stream’s position' });
-      const before = toldOfIdle();
+      // Progress of their copy is told some time after it was made: until nothing more of it comes.
+      let before = -1;
+      let sinceMs = 0;
+      const isQuiet = (): boolean => {
+        const now = toldOfIdle();
+        if (now !== before) sinceMs = performance.now();
+        before = now;
+        return performance.now() - sinceMs > 2 * PROGRESS_MS;
+      };
+      await waitUntil(isQuiet, { what: 'the hub to have told of all that was copied' });
       // What is recorded durably, and made so, is what was reached.
       const reached = vi.spyOn(ReplicaMemory.prototype, 'reached');
       for (let at = 0; at < WRITES; at += 1) {

@@ -1,5 +1,6 @@
 // A store that can be put back: what it does without room, with a log that is damaged, foreign or gone, and with a disk
 // that can't be read. Nothing is overwritten that is not kept, unless somebody said so; and what is lost is said.
+import { setImmediate as turn } from 'node:timers/promises';
 import { describe, expect, it } from 'vitest';
 import { deferred } from '../../../src/base/lifecycle.ts';
 import { silentLogger } from '../../../src/base/log.ts';
@@ -377,6 +378,50 @@ describe('a point that is settled', () => {
     await expect(committing).rejects.toThrow('input/output error');
     await expect(appending).rejects.toThrow('input/output error');
     expect([commits, inner.writes, place.bytes]).toEqual([1, 0, undefined]);
+  });
+
+  it('keeps its log when a batch that came meanwhile is stored in part only', async () => {
+    const { image, point, inner, open, recover } = setUp();
+    const store = await open();
+    await store.append([write(0, 2)], POINT);
+    const end = gate(inner);
+    const settling = store.commit(POINT);
+    const append = inner.append.bind(inner);
+    inner.append = async ([first]) => {
+      await append([first!]);
+      throw new Error('no space left on device');
+    };
+    const appending = store.append([write(4, 2), write(8, 2)], POINT);
+    await expect(appending).rejects.toThrow('no space');
+    end();
+    await expect(settling).rejects.toThrow('could not be stored');
+    expect([store.undo, store.fateOf(POINT)]).toMatchObject([{ state: 'open', point: POINT }, 'kept']);
+    await store.close();
+    expect((await recover()).point).toEqual(POINT);
+    expect(image.durable.equals(point)).toBe(true);
+  });
+
+  it('keeps its log until what is being stored then is stored, and what comes later waits', async () => {
+    const { place, note, inner, open } = setUp();
+    const store = await open();
+    await store.append([write(0, 2)], POINT);
+    const end = gate(inner);
+    const settling = store.commit(POINT);
+    const stored = deferred<void>();
+    const append = inner.append.bind(inner);
+    inner.append = async (batch) => {
+      await stored.promise;
+      return append(batch);
+    };
+    const appending = store.append([write(4, 2)], POINT);
+    end();
+    // The image is durable: the log would go now.
+    await turn();
+    const later = store.append([write(8, 2)], POINT);
+    expect([place.bytes === undefined, note.logId === null, inner.writes]).toEqual([false, false, 1]);
+    stored.resolve();
+    await Promise.all([settling, appending, later]);
+    expect([store.undo, place.bytes, inner.writes]).toEqual([{ state: 'none' }, undefined, 3]);
   });
 
   it('takes the log of an earlier point with it', async () => {
