@@ -19,6 +19,11 @@ export function isStrange(point: RecoveryPoint | null): boolean {
   return point !== null && point.generation === 0 && point.sequence === null;
 }
 
+/** The one that lies further on in the stream of an attachment; of two attachments `b`. */
+export function furtherOf(a: RecoveryPoint | null, b: RecoveryPoint): RecoveryPoint {
+  return a?.generation === b.generation && (a.sequence ?? 0) > (b.sequence ?? 0) ? a : b;
+}
+
 /** The same, and maybe parts of what came after it. */
 export function inexactly(point: RecoveryPoint | null | undefined): RecoveryPoint | null {
   return point ? { ...point, isExact: false } : null;

@@ -8,7 +8,7 @@ import type { Claim, Recorded, StartPairing } from '../repwire/messages.ts';
 import { ImageWatch } from './image-watch.ts';
 import { RecordAge } from './record-age.ts';
 import type { RecordPlace } from './record-file.ts';
-import { inexactly, pointAt, type RecoveryPoint, UNKNOWN_POINT } from './recovery-point.ts';
+import { furtherOf, inexactly, pointAt, type RecoveryPoint, UNKNOWN_POINT } from './recovery-point.ts';
 import type { AgentIdentity } from './replica-link.ts';
 import { emptyRecord, type ImageLook, type ReplicaRecord, recordedPoint } from './replica-record.ts';
 import type { UndoNote } from './undo-store.ts';
@@ -170,7 +170,8 @@ export class ReplicaMemory {
     clearTimeout(this.#timer);
     this.#timer = undefined;
     const isReplaced = verdict.kind === 'new' && isOtherImage(before, image);
-    const point = isReplaced ? null : this.#point;
+    if (isReplaced) this.#point = null;
+    const point = this.#point;
     const recorded = isDurable || !point ? point : inexactly(before?.point);
     await this.#update((now) => ({
       ...emptyRecord(this.#options.volumeName),
@@ -187,14 +188,14 @@ export class ReplicaMemory {
       point: recorded,
       undoId: now?.undoId ?? this.#undoId,
     }));
-    this.#point = point;
     this.image.watch();
     const recalls = verdict.kind === 'recall';
     return {
       kind: verdict.kind,
       cause: verdict.cause,
       reason: verdict.reason,
-      point,
+      // Not as before: the store may have failed since.
+      point: this.#point,
       pairing: claim ? { pairing, generation, recalls } : undefined,
     };
   }
@@ -336,6 +337,8 @@ export class ReplicaMemory {
     const change = (now?: ReplicaRecord) => ({ ...now!, ...(point && { point }), undoId: logId });
     // What the image looks like before it was judged is no news to be kept: it may be others' doing.
     if (this.#current) await this.#update(change, this.isWatched);
+    // Of a store that failed before its log was dropped nobody else hears what it holds.
+    if (point && !this.isWatched) this.#point = point;
     // Not before that is recorded, which is what `recover` goes by.
     this.#undoId = this.#current ? null : logId;
   }
@@ -380,7 +383,11 @@ export class ReplicaMemory {
     this.#isRecording = true;
     const isKept = await this.#tryUpdate((now) =>
       now.generation === generation
-        ? { ...now, isConfirmed: true, sequence, previousSequence: now.sequence, isComplete: true, point }
+        ? {
+            ...{ ...now, isConfirmed: true, sequence, previousSequence: now.sequence, isComplete: true },
+            // What a log was dropped for meanwhile is durable too.
+            point: furtherOf(now.point, point),
+          }
         : now,
     );
     this.#isRecording = false;

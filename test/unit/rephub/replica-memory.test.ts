@@ -11,6 +11,7 @@ import {
 } from '../../../src/rephub/replica-memory.ts';
 import type { ReplicaRecord } from '../../../src/rephub/replica-record.ts';
 import type { Claim } from '../../../src/repwire/messages.ts';
+import { waitUntil } from '../../support/wait-until.ts';
 
 const AGENT = { id: 'a'.repeat(32), epoch: 1n };
 
@@ -275,6 +276,41 @@ describe('the last state of a volume', () => {
     await begin(memory, await next(memory, kept));
     await memory.close(true, false);
     expect((await kept()).point).toEqual({ ...EARLIER, isExact: false });
+  });
+
+  test('is what a store says that fails while an attachment is being recorded', async () => {
+    const memory = await emptyMemory();
+    await begin(memory, claim(7n, 1));
+    memory.passed(9, 2_000_000, true);
+    const beginning = begin(memory, claim(0n, 0));
+    memory.durable(3, 1_000_000);
+    const point = { generation: 2, sequence: 3, timeMs: 1000, isExact: false };
+    expect([(await beginning).point, memory.point]).toEqual([point, point]);
+    await memory.close(true);
+  });
+
+  test('is what a log was dropped for, also of a store that failed before that', async () => {
+    const memory = await emptyMemory();
+    await begin(memory, claim(7n, 1));
+    await memory.undoNote.keep('log');
+    memory.settles(18, 2_000_000);
+    memory.passed(16, 1_000_000, true);
+    memory.image.released();
+    await memory.undoNote.keep(null);
+    expect(memory.point).toEqual({ generation: 2, sequence: 18, timeMs: 2000, isExact: false });
+    await memory.close(true);
+  });
+
+  test('does not go back to a position that is recorded later', async () => {
+    const place = memoryRecord();
+    const memory = await emptyMemory({ place });
+    await begin(memory, claim(7n, 1));
+    memory.settles(25, 2_000_000);
+    memory.reached(7, 1_000_000);
+    await memory.undoNote.keep(null);
+    await waitUntil(async () => ((await place.load()) as ReplicaRecord).sequence === 7);
+    expect(((await place.load()) as ReplicaRecord).point?.sequence).toBe(25);
+    await memory.close(true);
   });
 
   test('is noted without a word on an image that nobody has judged yet: others may have changed it', async () => {
