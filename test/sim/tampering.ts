@@ -54,8 +54,10 @@ export function replaceImage(
   if (world.wrong !== undefined) return;
   disk.replace(tags, world.clock.wallMsOf(world.hubHost));
   world.imageReplaced(volume);
+  // By a clock that was set back it may have been written before the hub had it last.
+  const shows = kind === 'other' || !world.memory.clocksJumped;
   const isRecorded = recordsOf(world, volume).length > 0;
-  world.memory.tampered(volume, 'the image was replaced', isRecorded ? 'image' : undefined);
+  world.memory.tampered(volume, 'the image was replaced', shows && isRecorded ? 'image' : undefined);
 }
 
 /** While the hub has lost the image, another one comes into its place. */
