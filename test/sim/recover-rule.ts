@@ -46,6 +46,8 @@ export class RecoverRule {
   readonly #random: () => number;
   /** Whose stream the positions of an attachment are of. */
   readonly #truths = new Map<WorldVolume, Map<number, VolumeTruth>>();
+  /** Attachments in which the replica was protected. */
+  readonly #followed = new Map<WorldVolume, Set<number>>();
   /** What was certain to be there after any crash. */
   readonly #certain = new Map<WorldVolume, RecoveryPoint>();
   /** Others put something in the place of what the hub had; nothing can be said until the replica is whole again. */
@@ -86,7 +88,11 @@ export class RecoverRule {
 
   /** The replica is protected. */
   settled(volume: WorldVolume): void {
-    if (volume.isFollowed && !volume.isReplaced) this.#suspect.delete(volume);
+    if (!volume.isFollowed || volume.isReplaced) return;
+    this.#suspect.delete(volume);
+    const record = this.#world.hubs.recordsOf(volume.name)[0];
+    if (!record || record === 'damaged') return;
+    this.#followed.set(volume, (this.#followed.get(volume) ?? new Set()).add(record.generation));
   }
 
   /** After an event. */
@@ -194,7 +200,7 @@ export class RecoverRule {
     const content = truth.contentAt(sequence);
     const sector = isExact
       ? disk.now.findIndex((tag, i) => tag !== content[i])
-      : truth.olderThan(sequence, disk);
+      : truth.olderThan(sequence, disk, this.#livesAfter(volume, point));
     if (sector !== -1)
       return `${what}, but sector ${sector} holds ${disk.now[sector]}, not ${content[sector]}`;
     const lost = volume.isFollowed && !volume.isReplaced ? volume.truth.lostAcked(disk) : -1;
@@ -202,6 +208,13 @@ export class RecoverRule {
       return `${what}, and sector ${lost} has lost what was acknowledged, up to ${volume.truth.ackedSequence}`;
     const hidden = this.#crash.hiddenFrom(volume, machine.files, disk);
     return hidden && `${what}, ${hidden}`;
+  }
+
+  /** Later attachments that it followed without having to read anything: where no record could be written, that shows. */
+  #livesAfter(volume: WorldVolume, { generation }: RecoveryPoint): VolumeTruth[] {
+    const followed = this.#followed.get(volume) ?? [];
+    const truths = this.#truths.get(volume)!;
+    return [...followed].filter((one) => one > generation).flatMap((one) => truths.get(one) ?? []);
   }
 
   #worse(volume: WorldVolume, point: RecoveryPoint): string | undefined {

@@ -73,13 +73,19 @@ export class VolumeTruth {
     return this.#content.tags;
   }
 
-  /** @returns the first sector in which a disk has neither what it had at `sequence` nor anything newer, or -1 */
-  olderThan(sequence: number, { now, tornBy }: SimDisk): number {
+  /**
+   * @param later lives that followed this one
+   * @returns the first sector in which a disk has neither what it had at `sequence` nor anything newer, or -1
+   */
+  olderThan(sequence: number, { now, tornBy }: SimDisk, later: readonly VolumeTruth[]): number {
     const content = this.contentAt(sequence);
     const { next } = this.#content!;
     for (let i = 0; i < now.length; i += 1) {
       const tag = now[i]!;
-      if (tag !== content[i] && !this.#heldSince(i, tornBy.get(tag) ?? tag, next)) return i;
+      if (tag === content[i]) continue;
+      const newer = tornBy.get(tag) ?? tag;
+      const isNewer = this.#heldSince(i, newer, next) || later.some((life) => life.#heldSince(i, newer, 0));
+      if (!isNewer) return i;
     }
     return -1;
   }
