@@ -20,7 +20,7 @@ export class SimMapFile {
   failWrites = 0;
   failSyncs = 0;
   failCode = 'EIO';
-  /** Syncs that are not answered, and whether one has succeeded since the file was opened. */
+  /** Syncs that are not answered, and whether the first since the file was opened has succeeded, or a later try. */
   syncing = 0;
   hasSynced = false;
   /** Grows with everything that changes. */
@@ -30,6 +30,7 @@ export class SimMapFile {
   readonly #clock: Clock;
   readonly #random: () => number;
   #syncs = 0;
+  #first = 1;
   #synced = 0;
   #durableTouchedAtMs = 0;
 
@@ -43,6 +44,7 @@ export class SimMapFile {
     const { exists } = this;
     this.syncing = 0;
     this.hasSynced = false;
+    this.#first = this.#syncs + 1;
     this.exists = true;
     return new OpenMapFile(this, exists);
   }
@@ -88,8 +90,11 @@ export class SimMapFile {
     return new Promise((resolve, reject) => {
       this.#clock.after(0.01 + this.#random() ** 3 * 5, host, () => {
         this.syncing -= 1;
-        if (fails) return reject(coded(this.failCode));
-        this.hasSynced = true;
+        if (fails) {
+          if (turn === this.#first) this.#first = this.#syncs + 1;
+          return reject(coded(this.failCode));
+        }
+        if (turn === this.#first) this.hasSynced = true;
         this.#isDurable(turn, covered, touchedAtMs);
         resolve();
       });
