@@ -11,7 +11,7 @@ const seeds = given
   ? seedsFrom(Number(given), Math.max(1, runs))
   : runs > 0
     ? seedsFrom(testSeed(), runs)
-    : seedsFrom(1, 1400);
+    : seedsFrom(1, 1000);
 
 it('every rule holds in lives that are always the same', { timeout: LIVES_TIMEOUT_MS }, () =>
   runLives('lives', seeds),
