@@ -2,9 +2,15 @@
 // the slowest of what it is made of.
 import { fileURLToPath } from 'node:url';
 import { fileLoadArgs, loopbackLoadArgs } from '../fio.ts';
+import type { Cell } from '../matrix.ts';
 import { freePort, nbdUri, onlyImage, type ServerKind } from '../server.ts';
 
 const START_TIMEOUT_MS = 15_000;
+
+/** One image at one TCP address, and nothing on the way: what floors are made for. */
+function isBare({ chain, workers, unix }: Cell): boolean {
+  return chain === 0 && workers === 0 && !unix;
+}
 
 export const nullDisk: ServerKind = {
   name: 'null',
@@ -12,7 +18,7 @@ export const nullDisk: ServerKind = {
   describe: 'this server over a disk that reads zeroes and forgets writes: protocol and sockets alone',
   programs: {},
   versionArgs: [],
-  suits: (cell) => cell.chain === 0 && cell.workers === 0 && cell.cache === 'warm' && !cell.unix,
+  suits: (cell) => isBare(cell) && cell.cache === 'warm',
   start: async (bed) => {
     const script = fileURLToPath(new URL('../null-server.js', import.meta.url));
     const child = bed.children.start(process.execPath, [
@@ -30,7 +36,7 @@ export const bareFile: ServerKind = {
     'the load on the image itself, without a server (fio, psync: one request at a time; cold as many as the cell has)',
   programs: {},
   versionArgs: [],
-  suits: (cell) => !cell.tls && !cell.mirror && cell.chain === 0 && cell.workers === 0 && !cell.unix,
+  suits: (cell) => isBare(cell) && !cell.tls && !cell.mirror,
   start: async (bed) => ({
     pids: [],
     uris: [],
@@ -46,13 +52,7 @@ export const loopback: ServerKind = {
   programs: {},
   versionArgs: [],
   suits: (cell) =>
-    !cell.tls &&
-    !cell.mirror &&
-    cell.chain === 0 &&
-    cell.workers === 0 &&
-    !cell.unix &&
-    cell.cache === 'warm' &&
-    cell.connections === 1,
+    isBare(cell) && !cell.tls && !cell.mirror && cell.cache === 'warm' && cell.connections === 1,
   start: async () => {
     const port = await freePort();
     return {
