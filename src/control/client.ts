@@ -1,5 +1,4 @@
 // Asks a running process through its control API. What comes back is bounded and checked before it is believed.
-
 import { type IncomingMessage, request } from 'node:http';
 import { errorCode, errorMessage, OperationError } from '../base/errors.ts';
 import { isRecord } from '../base/is-record.ts';
