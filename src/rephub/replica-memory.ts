@@ -80,21 +80,11 @@ export class ReplicaMemory {
    * @throws OperationError
    */
   async prepare(): Promise<boolean> {
-    const isOther = !this.#isLoaded || !this.isWatched ? await this.#load() : false;
-    if (!this.isWatched) this.image.seen(await this.#options.look(false), this.#current);
+    const isOther = !this.#isLoaded || !this.image.isWatched ? await this.#load() : false;
+    if (!this.image.isWatched) this.image.seen(await this.#options.look(false), this.#current);
     // Nothing is told of an image that others changed.
-    if (this.isStrange) this.#point = null;
+    if (this.image.isStrange) this.#point = null;
     return isOther || this.image.isExchanged;
-  }
-
-  /** Whether nobody else can have changed the image since it was looked at. */
-  get isWatched(): boolean {
-    return this.image.isWatched;
-  }
-
-  /** Others changed the image while the hub did not have it, and nobody has decided yet what follows. */
-  get isStrange(): boolean {
-    return this.image.isStrange;
   }
 
   /** Which undo log the image can't do without. */
@@ -203,7 +193,7 @@ export class ReplicaMemory {
   /** The image is about to change. @returns what must have ended before it does, if anything; never rejects */
   beforeChange(): Promise<void> | undefined {
     const record = this.#current;
-    if (!record || !this.isWatched || this.#isClosed) return undefined;
+    if (!record || !this.image.isWatched || this.#isClosed) return undefined;
     return this.#age.beforeChange(record.writtenAtMs);
   }
 
@@ -282,7 +272,7 @@ export class ReplicaMemory {
     const chosen = agentId ?? open?.agentId ?? this.#current?.agentId ?? null;
     const base = this.#current ?? emptyRecord(volumeName);
     // An image that others changed is no state of the volume any more, whoever is chosen.
-    const isStrange = this.isStrange || (open !== undefined && STRANGE_IMAGE.has(open.conflict));
+    const isStrange = this.image.isStrange || (open !== undefined && STRANGE_IMAGE.has(open.conflict));
     if (isStrange) this.#point = null;
     const point = isStrange ? null : base.point;
     await this.#update(() =>
@@ -308,7 +298,7 @@ export class ReplicaMemory {
     this.#isClosed = true;
     clearTimeout(this.#timer);
     // A replica that nobody attached to stays as it was recorded.
-    if (!this.#current || !this.isWatched) return;
+    if (!this.#current || !this.image.isWatched) return;
     const isExact = isImageWhole && isConsistent;
     await this.#update((now) => ({
       ...now!,
@@ -336,9 +326,9 @@ export class ReplicaMemory {
     const point = logId === null ? this.#settling : undefined;
     const change = (now?: ReplicaRecord) => ({ ...now!, ...(point && { point }), undoId: logId });
     // What the image looks like before it was judged is no news to be kept: it may be others' doing.
-    if (this.#current) await this.#update(change, this.isWatched);
+    if (this.#current) await this.#update(change, this.image.isWatched);
     // Of a store that failed before its log was dropped nobody else hears what it holds.
-    if (point && !this.isWatched) this.#point = point;
+    if (point && !this.image.isWatched) this.#point = point;
     // Not before that is recorded, which is what `recover` goes by.
     this.#undoId = this.#current ? null : logId;
   }
@@ -384,7 +374,11 @@ export class ReplicaMemory {
     const isKept = await this.#tryUpdate((now) =>
       now.generation === generation
         ? {
-            ...{ ...now, isConfirmed: true, sequence, previousSequence: now.sequence, isComplete: true },
+            ...now,
+            isConfirmed: true,
+            isComplete: true,
+            sequence,
+            previousSequence: now.sequence,
             // What a log was dropped for meanwhile is durable too.
             point: furtherOf(now.point, point),
           }
@@ -411,7 +405,7 @@ export class ReplicaMemory {
     try {
       await this.#update((now) => {
         // While the hub does not have the image, the record may be that of a recovery.
-        isOurs = this.isWatched;
+        isOurs = this.image.isWatched;
         return isOurs ? change(now!) : undefined;
       });
       return isOurs;

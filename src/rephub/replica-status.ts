@@ -67,7 +67,7 @@ export function refusedStatus(
 function failoverTo(replica: Replica): FailoverTo | null {
   const { content, memory } = replica;
   const { undo } = content;
-  if (undo?.state === 'givenUp' || memory.isStrange) return null;
+  if (undo?.state === 'givenUp' || memory.image.isStrange) return null;
   if (undo?.state === 'open') return pointTo('recover', undo.point);
   if (replica.link && replica.isConsistent) return nowTo(replica);
   // Left, but nothing was written since.

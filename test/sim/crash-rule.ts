@@ -135,7 +135,7 @@ export class CrashRule {
       this.#looks.set(volume, look);
     }
     // A hub that has the image in its hands doesn't look at it again.
-    const isWatched = volume.replica?.memory.isWatched === true;
+    const isWatched = volume.replica?.memory.image.isWatched === true;
     const recordsNow = [hubs.files.version, isWatched ? undefined : image.disk.version];
     if (!isSame(look.records, recordsNow)) {
       look.records = recordsNow;
@@ -160,7 +160,7 @@ export class CrashRule {
     if (!claim.isBelieved) return false;
     const { hubs, agents } = this.#world;
     const agentId = agents.agentId!.toString('hex');
-    const isWatched = volume.replica?.memory.isWatched === true;
+    const isWatched = volume.replica?.memory.image.isWatched === true;
     const image = isWatched ? undefined : lookOf(volume.image.disk);
     return hubs
       .recordsOf(volume.name)

@@ -204,7 +204,7 @@ describe('an attachment that goes on', () => {
     expect(await memory.prepare()).toBe(false);
     memory.image.released();
     look.identity = '1:2';
-    expect([await memory.prepare(), memory.isStrange]).toEqual([true, true]);
+    expect([await memory.prepare(), memory.image.isStrange]).toEqual([true, true]);
     const again = claim(pairing!.pairing, pairing!.generation);
     await expect(begin(memory, again)).rejects.toThrow('another one');
     await memory.close(true);
@@ -373,7 +373,7 @@ describe('the last state of a volume', () => {
       await first.close(true, true);
       const changed = { ...look, changedAtNs: '9000000000' };
       const memory = await emptyMemory({ place, look: async () => changed });
-      expect([memory.point, memory.isStrange]).toEqual([null, true]);
+      expect([memory.point, memory.image.isStrange]).toEqual([null, true]);
       const { pairing, generation } = (await place.load()) as ReplicaRecord;
       await expect(begin(memory, claim(pairing, generation))).rejects.toThrow('was changed');
       await memory.resolve(use, undefined);
